@@ -1,0 +1,553 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire contract: every message between a gateway and the server, every version ever shipped.
+
+Changes: adding an optional field, a device class or an enum member that old receivers dead-letter
+and requeue is safe. Renaming a field, narrowing a range, making a field mandatory or giving a name
+another meaning is never done; it needs a new ``v`` beside the old one. Golden payloads under
+``tests/payloads/`` keep this honest. Duplicate JSON keys: the last one wins.
+
+``docs/contract.md`` is made from this module; its fields are explained by their descriptions.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import (
+    Field,
+    OnErrorOmit,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from edge_agent.kinds import Event, Reading
+from edge_agent.kinds.base import UNSTORABLE, Code, GatewayId, Id, Instant, Number, Text, Wire
+
+PAYLOAD_BYTES_MAX: Final = 128 * 1024
+# Senders cut at 100; receivers tolerate ten times that before they refuse.
+READINGS_SENT_MAX: Final = 100
+READINGS_MAX: Final = 1_000
+SEQ_MAX: Final = 2**53 - 1
+STREAMS_MAX: Final = 16
+
+# Not a Literal: JSON true would pass for 1.
+V1 = Annotated[
+    int,
+    Field(strict=True, ge=1, le=1, description="version of the contract; mandatory on the wire"),
+    WithJsonSchema({"type": "integer", "const": 1}),
+]
+Lane = Literal["telemetry", "event"]
+Seq = Annotated[int, Field(ge=1, le=SEQ_MAX, strict=True)]
+Count = Annotated[int, Field(ge=0, le=SEQ_MAX, strict=True)]
+ClockQuality = Literal["synchronized", "unsynchronized", "unknown"]
+
+
+class Telemetry(Wire):
+    """A batch of readings of any devices behind one gateway (``up/telemetry``)."""
+
+    v: V1 = 1
+    stream: Id = Field(description="one lane of one outbox file; new when the file is made anew")
+    seq: Seq = Field(description="from 1, without holes, never reused within the stream")
+    sent_at: Instant = Field(description="when the message was made, by the gateway's clock")
+    readings: tuple[Reading, ...] = Field(
+        min_length=1,
+        max_length=READINGS_MAX,
+        description="sorted by `at`; senders put at most 100 into one message",
+    )
+
+
+class GapEvent(Wire):
+    """The outbox limit was reached: these messages were evicted and will never come.
+
+    Lies in the event lane, which is never evicted before telemetry.
+    """
+
+    kind: Literal["gap"] = "gap"
+    lane: Lane = Field(description="the lane that has the hole")
+    stream: Id = Field(description="the stream that has the hole")
+    first: Seq = Field(description="lowest seq evicted")
+    last: Seq = Field(description="highest seq evicted")
+    count: Seq = Field(description="messages evicted in [first, last]")
+    at: Instant = Field(description="when they were evicted")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "GapEvent":
+        if self.first > self.last or self.count > self.last - self.first + 1:
+            raise PydanticCustomError(
+                "gap_range", "first <= last and count <= last - first + 1 should hold"
+            )
+        return self
+
+
+class EventMessage(Wire):
+    """One event, sent at once (``up/event``): never batched, so that nothing waits for it."""
+
+    v: V1 = 1
+    stream: Id = Field(description="one lane of one outbox file; new when the file is made anew")
+    seq: Seq = Field(description="from 1, without holes, never reused within the stream")
+    sent_at: Instant = Field(description="when the message was made, by the gateway's clock")
+    event: Annotated[Event | GapEvent, Field(discriminator="kind")] = Field(
+        description="what happened"
+    )
+
+
+class StreamStatus(Wire):
+    """One outbox lane as its gateway sees it."""
+
+    lane: Lane = Field(description="what the stream carries")
+    stream: Id = Field(description="the lane's present stream")
+    oldest: Seq = Field(description="lowest seq still held; equals next when nothing is held")
+    next: Seq = Field(description="the seq the next message will get")
+
+
+class Status(Wire):
+    """Birth, heartbeat and death of a gateway (``up/status``, retained; death is the will)."""
+
+    v: V1 = 1
+    state: Literal["online", "offline"] = Field(description="offline: the will, or a clean stop")
+    at: Instant | None = Field(default=None, description="absent in a will, written beforehand")
+    agent_version: Text | None = Field(default=None, description="of the sending program")
+    streams: tuple[StreamStatus, ...] = Field(
+        default=(), max_length=STREAMS_MAX, description="every stream not yet delivered to its end"
+    )
+    outbox_messages: Count | None = Field(
+        default=None, description="messages not yet known as stored"
+    )
+    outbox_bytes: Count | None = Field(default=None, description="size of the outbox file")
+    clock: ClockQuality = Field(
+        default="unknown", description="whether the gateway's clock is known to be right"
+    )
+    status_interval_s: Number | None = Field(
+        default=None, gt=0, le=3_600, description="promise: the next status comes within this"
+    )
+
+
+class Rejection(Wire):
+    """A message, or one reading of it, that was refused for ever; it lies in the dead letters.
+
+    Named by stream and seq, or by the SHA-256 (hex) of the payload where those cannot be read.
+    """
+
+    stream: Id | None = Field(default=None, description="of the refused message")
+    seq: Seq | None = Field(default=None, description="of the refused message")
+    index: Annotated[int, Field(ge=0, strict=True)] | None = Field(
+        default=None, description="which reading of the batch, from 0; absent: the whole message"
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="of the payload, where stream and seq cannot be read"
+    )
+    reason: str = Field(description="a reason code")
+
+
+class Ack(Wire):
+    """What is committed (``down/ack``): cumulative, so a lost one is repaired by the next."""
+
+    v: V1 = 1
+    epoch: str = Field(description="changes when the server's database was restored from a backup")
+    streams: dict[Id, Count] = Field(
+        default_factory=dict, description="per stream the contiguous seq: all up to it are stored"
+    )
+    rejected: tuple[Rejection, ...] = Field(
+        default=(), description="refused for ever; sending it again changes nothing"
+    )
+
+
+class Command(Wire):
+    """An order to one device (``down/command``). Expiry is mandatory; executed at most once."""
+
+    v: V1 = 1
+    command: Id = Field(description="the command's own id")
+    device: Id = Field(description="which device shall do it")
+    action: Code = Field(description="for example switch_on, switch_off, set_level, unlock")
+    parameters: dict[Code, bool | float | Text] = Field(
+        default_factory=dict, description="what the action needs to know, by name"
+    )
+    issued_at: Instant = Field(description="when it was ordered")
+    expires_at: Instant = Field(description="never begun at or after this")
+
+
+class Result(Wire):
+    """How far a command came (``up/result``)."""
+
+    v: V1 = 1
+    command: Id = Field(description="the id in the command")
+    step: Literal["accepted", "applied", "refused", "expired", "failed"] = Field(
+        description="accepted is followed by applied or failed; the others are final"
+    )
+    at: Instant = Field(description="when the command came so far")
+    reason: Text | None = Field(default=None, description="why it was not applied")
+
+
+class Config(Wire):
+    """Desired configuration of a gateway (``down/config``, retained); a higher version wins."""
+
+    v: V1 = 1
+    version: Seq = Field(description="a lower or equal one is ignored")
+    heartbeat_s: Number | None = Field(
+        default=None, ge=1, le=86_400, description="an unchanged reading is repeated this often"
+    )
+    status_interval_s: Number | None = Field(
+        default=None, ge=1, le=3_600, description="a status is sent this often"
+    )
+
+
+class LiveDevice(Wire):
+    """A device's latest state after a commit; ``values`` are the fields of its last reading."""
+
+    device: Id = Field(description="which device")
+    kind: Id = Field(description="its class")
+    state: Literal["normal", "fault", "offline", "unknown", "maintenance"] = Field(
+        description="what people are shown"
+    )
+    at: Instant = Field(description="of its last reading, by the device's time")
+    received_at: Instant = Field(description="of its last reading, by the server's time")
+    values: dict[str, bool | float | str | None] = Field(
+        description="the fields of its last reading"
+    )
+
+
+class LiveGateway(Wire):
+    """Whether a gateway is heard, by its end-to-end heartbeat."""
+
+    gateway: GatewayId = Field(description="which gateway")
+    silent: bool = Field(strict=True, description="nothing came for three status intervals")
+    last_seen_at: Instant | None = Field(default=None, description="absent: never heard")
+
+
+class Live(Wire):
+    """Changes of one community, told after COMMIT on ``live/{community}``; a hint, never the truth.
+
+    ``alerts`` are ids of alerts that changed; readers fetch them from the tables.
+    """
+
+    v: V1 = 1
+    at: Instant = Field(description="when it was told")
+    devices: tuple[LiveDevice, ...] = Field(default=(), description="devices that changed")
+    alerts: tuple[str, ...] = Field(default=(), description="ids of alerts that changed")
+    gateways: tuple[LiveGateway, ...] = Field(default=(), description="gateways that changed")
+
+
+class PayloadError(ValueError):
+    """A payload that breaks the contract; ``reason`` is a stable code, the text tells people."""
+
+    def __init__(
+        self, reason: str, detail: str, stream: str | None = None, seq: int | None = None
+    ) -> None:
+        """Keep the code, and stream and seq where they could still be read."""
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.stream = stream
+        self.seq = seq
+
+
+# Of each half of an explanation, in characters.
+_DETAIL_MAX: Final = 200
+# More than as many readings as are allowed can have, each of their fields being wrong.
+_ERRORS_MAX: Final = 16 * READINGS_MAX
+_TOO_MANY: Final = f"/readings: at most {READINGS_MAX} allowed"
+
+
+class _Envelope(Wire):
+    stream: Id
+    seq: Seq
+
+
+class _Salvage(Telemetry):
+    """A batch in which only the good readings are left."""
+
+    readings: tuple[OnErrorOmit[Reading], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRejected:
+    """One reading of a batch that breaks the contract."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A telemetry message taken apart: the good readings with their index, and the refused."""
+
+    stream: str
+    seq: int
+    sent_at: datetime
+    readings: Sequence[tuple[int, Reading]]
+    rejected: Sequence[ReadingRejected] = ()
+
+
+_TELEMETRY: Final = TypeAdapter(Telemetry)
+_SALVAGE: Final = TypeAdapter(_Salvage)
+_EVENT: Final = TypeAdapter(EventMessage)
+_STATUS: Final = TypeAdapter(Status)
+_RESULT: Final = TypeAdapter(Result)
+_ACK: Final = TypeAdapter(Ack)
+_COMMAND: Final = TypeAdapter(Command)
+_CONFIG: Final = TypeAdapter(Config)
+_LIVE: Final = TypeAdapter(Live)
+
+_M = TypeVar("_M", bound=Wire)
+
+
+def parse_telemetry(payload: bytes) -> Batch:
+    """Parse ``up/telemetry``; readings that break the contract are set apart, not the batch.
+
+    Raises:
+        PayloadError: The message as a whole breaks the contract.
+    """
+    payload = _readable(payload)
+    try:
+        message = _TELEMETRY.validate_json(payload)
+    except ValidationError as error:
+        return _take_apart(payload, error)
+    _require_version(message, payload)
+    return Batch(message.stream, message.seq, message.sent_at, tuple(enumerate(message.readings)))
+
+
+def parse_event(payload: bytes) -> EventMessage:
+    """Parse ``up/event``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_EVENT, payload)
+
+
+def parse_status(payload: bytes) -> Status:
+    """Parse ``up/status``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_STATUS, payload)
+
+
+def parse_result(payload: bytes) -> Result:
+    """Parse ``up/result``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_RESULT, payload)
+
+
+def parse_ack(payload: bytes) -> Ack:
+    """Parse ``down/ack``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_ACK, payload)
+
+
+def parse_command(payload: bytes) -> Command:
+    """Parse ``down/command``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_COMMAND, payload)
+
+
+def parse_config(payload: bytes) -> Config:
+    """Parse ``down/config``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_CONFIG, payload)
+
+
+def parse_live(payload: bytes) -> Live:
+    """Parse ``live/{community}``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_LIVE, payload)
+
+
+def encode(message: Wire) -> bytes:
+    """Return the payload of ``message``: UTF-8 JSON without the fields that say nothing."""
+    return message.model_dump_json(exclude_none=True).encode()
+
+
+# Escapes in JSON: pairs of surrogates and escaped backslashes (group 1), or a surrogate alone.
+_SURROGATE: Final = re.compile(
+    rb"(\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w)|\\u[dD][89a-fA-F]\w\w"
+)
+
+
+def _readable(payload: bytes) -> bytes:
+    """Return ``payload``, a lone surrogate made U+0000, which text refuses and the rest ignores.
+
+    The parser takes no lone surrogates: one of them in one reading would cost the whole batch.
+    """
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise PayloadError(
+            "payload.too_large", f"{len(payload)} bytes, {PAYLOAD_BYTES_MAX} allowed"
+        )
+    if b"\\u" in payload:
+        return _SURROGATE.sub(lambda found: found[1] or rb"\u0000", payload)
+    return payload
+
+
+def _parse(adapter: TypeAdapter[_M], payload: bytes) -> _M:
+    payload = _readable(payload)
+    try:
+        message = adapter.validate_json(payload)
+    except ValidationError as error:
+        raise _refusal(payload, *_explain(_details(error)[0])) from None
+    _require_version(message, payload)
+    return message
+
+
+def _require_version(message: Wire, payload: bytes) -> None:
+    """Refuse a message without ``v``: our own constructors may leave it out, the wire may not."""
+    if "v" not in message.model_fields_set:
+        raise _refusal(payload, "field.missing", "/v: Field required")
+
+
+def _take_apart(payload: bytes, error: ValidationError) -> Batch:
+    """Return what is good of a batch whose first parse failed with ``error``."""
+    # Counted first, because to list the errors of 128 KiB of nonsense takes 0.1 s.
+    if error.error_count() > _ERRORS_MAX:
+        raise _refusal(payload, "batch.too_many", _TOO_MANY)
+    rejected: dict[int, ReadingRejected] = {}
+    for item in _details(error):
+        match item["loc"]:
+            case ("readings", int(index), *_):
+                if index not in rejected:
+                    rejected[index] = ReadingRejected(index, *_explain(item))
+            # Said of the good ones: a batch of which none is left was not empty.
+            case ("readings",) if item["type"] == "too_short" and rejected:
+                pass
+            case _:
+                raise _refusal(payload, *_explain(item))
+    message = _SALVAGE.validate_json(payload)
+    _require_version(message, payload)
+    if len(message.readings) + len(rejected) > READINGS_MAX:
+        raise _refusal(payload, "batch.too_many", _TOO_MANY)
+    indices = (index for index in count() if index not in rejected)
+    good = tuple(zip(indices, message.readings, strict=False))
+    return Batch(message.stream, message.seq, message.sent_at, good, tuple(rejected.values()))
+
+
+def _refusal(payload: bytes, reason: str, detail: str) -> PayloadError:
+    try:
+        envelope = _Envelope.model_validate_json(payload)
+    except ValidationError:
+        return PayloadError(reason, detail)
+    return PayloadError(reason, detail, envelope.stream, envelope.seq)
+
+
+# What `reason` may say in a rejection and in the dead letters, and what it means. Codes are never
+# renamed: people filter by them, and gateways count them.
+REASONS: Final[Mapping[str, str]] = {
+    "payload.too_large": f"more than {PAYLOAD_BYTES_MAX} bytes",
+    "payload.not_json": "not JSON in UTF-8; also deeper than 200 levels, or digits without end",
+    "payload.not_object": "JSON, but not an object",
+    "version.unknown": "`v` is not a version this receiver knows",
+    "kind.unknown": "`kind` is not a device class (or event) this receiver knows",
+    "field.missing": "a mandatory field is absent",
+    "field.type": "a field has the wrong JSON type",
+    "field.enum": "a field is none of the values allowed",
+    "value.range": "a number outside the range allowed",
+    "value.not_finite": "NaN, an infinity, or a number too large to be held",
+    "text.pattern": "an id or code with other characters than allowed",
+    "text.too_long": "longer than allowed",
+    "text.invalid": "text with U+0000 or a lone surrogate, which no database column can hold",
+    "time.format": "not an RFC 3339 instant",
+    "time.naive": "an instant without a zone",
+    "time.future": "later than the receiver's clock allows",
+    "time.too_old": "older than readings are taken",
+    "seq.range": f"`seq` outside 1 to {SEQ_MAX}",
+    "seq.type": "`seq` is not an integer",
+    "gap.range": "a gap whose numbers contradict each other",
+    "batch.empty": "no readings",
+    "batch.too_many": "more entries in a list than allowed",
+    "topic.malformed": "not a topic of the contract, or not a gateway id in it",
+    "topic.version": "a topic of a version this receiver does not know",
+    "topic.partition": "the partition in the topic is not the gateway's",
+    "topic.unknown_lane": "no such channel",
+    "gateway.unknown": "no such gateway is registered",
+    "gateway.revoked": "the gateway may not report any more",
+    "device.unknown": "no such device is registered",
+    "device.wrong_gateway": "the device is behind another gateway",
+    "device.wrong_kind": "the device is registered as another class",
+    "device.planned": "the device is not installed yet",
+    "device.retired": "the device is out of service for ever",
+    "command.unknown": "a result for a command that was never sent to this gateway",
+}
+
+# pydantic's error types, and the codes under which the contract names them.
+_REASONS: Final = {
+    "json_invalid": "payload.not_json",
+    "finite_number": "value.not_finite",
+    "datetime_type": "time.format",
+    "datetime_parsing": "time.format",
+    "datetime_object_invalid": "time.format",
+    "timezone_aware": "time.naive",
+    "time_too_old": "time.too_old",
+    "time_future": "time.future",
+    "string_too_long": "text.too_long",
+    "string_pattern_mismatch": "text.pattern",
+    "string_unicode": "text.invalid",
+    "text_invalid": "text.invalid",
+    "gap_range": "gap.range",
+    "union_tag_invalid": "kind.unknown",
+    "union_tag_not_found": "field.missing",
+    "missing": "field.missing",
+    "literal_error": "field.enum",
+    "too_long": "batch.too_many",
+    "too_short": "batch.empty",
+    "greater_than": "value.range",
+    "greater_than_equal": "value.range",
+    "less_than": "value.range",
+    "less_than_equal": "value.range",
+}
+
+
+def _details(error: ValidationError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_context=False)
+
+
+def _explain(item: ErrorDetails) -> tuple[str, str]:
+    """Return the stable code and the text of one thing that is wrong, with a pointer to it."""
+    location, kind = list(item["loc"]), item["type"]
+    # pydantic puts the class of a reading or event into the location; the document does not.
+    match location:
+        case ["readings", int(), _, *_]:
+            del location[2]
+        case ["event", _, *_]:
+            del location[1]
+        case _:
+            pass
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        location.append("kind")
+    reason = _REASONS.get(kind, "field.type")
+    match location[-1] if location else None:
+        case None if reason == "field.type":
+            reason = "payload.not_object"
+        case "v" if reason != "field.missing":
+            reason = "version.unknown"
+        case "seq" if reason != "field.missing":
+            reason = "seq.range" if reason == "value.range" else "seq.type"
+        case "first" | "last" | "count" if reason == "value.range":
+            reason = "gap.range"
+        case _ if reason == "text.pattern" and UNSTORABLE.search(item["input"]):
+            reason = "text.invalid"
+        case _:
+            pass
+    # Cut and cleaned: the text repeats parts of the payload, and is itself stored.
+    pointer = "/" + "/".join(str(part) for part in location)
+    detail = UNSTORABLE.sub("\ufffd", f"{pointer[:_DETAIL_MAX]}: {item['msg'][:_DETAIL_MAX]}")
+    return reason, detail
