@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the broker to one lane's writer: received, bounded, acknowledged by hand.
+
+Receive Maximum is the backpressure: the broker sends no more than that without a PUBACK, so the
+queue behind the callbacks never holds more, and callbacks neither wait nor raise. A PUBACK goes
+out only for what `acknowledge` is given, which is what was committed.
+"""
+
+import logging
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edge_agent.messages import PAYLOAD_BYTES_MAX
+from edge_agent.topics import PREFIX, QOS
+from ingest.judge import Received
+
+log = logging.getLogger(__name__)
+
+_SESSION_EXPIRY_S: Final = 7 * 24 * 3600
+_KEEPALIVE_S: Final = 30
+_RECONNECT_DELAY_MAX_S: Final = 10
+# Retained status is wanted once per subscription, retained telemetry never.
+_SEND_RETAINED: Final = 0
+_DO_NOT_SEND_RETAINED: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A channel of all gateways, and whether its retained messages are wanted."""
+
+    channel: str
+    retained: bool = False
+
+
+class Consumer:
+    """One identity, one MQTT session, one network thread."""
+
+    def __init__(
+        self,
+        *,
+        identity: str,
+        host: str,
+        port: int,
+        ca: Path,
+        certificates: Path,
+        subscriptions: Sequence[Subscription],
+        receive_maximum: int,
+    ) -> None:
+        """Prepare; `start` connects. The certificate's CN must be ``identity``."""
+        self.identity = identity
+        self._address = (host, port)
+        self._subscriptions = subscriptions
+        self._receive_maximum = receive_maximum
+        self._queue: deque[Received] = deque()
+        self._arrived = threading.Event()
+        self._generation = 0
+        self._connected = False
+        self.connected_since: datetime | None = None
+        self.sessions_lost = 0
+        self._client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=identity,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            manual_ack=True,
+        )
+        context = ssl.create_default_context(cafile=str(ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(certificates / f"{identity}.crt", certificates / f"{identity}.key")
+        # paho leaves the parameter's type unsaid.
+        self._client.tls_set_context(context)  # pyright: ignore[reportUnknownMemberType]
+        self._client.reconnect_delay_set(1, _RECONNECT_DELAY_MAX_S)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_message = self._on_message
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker accepted us and the link was not lost since."""
+        return self._connected
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network thread runs."""
+        thread: threading.Thread | None = self._client._thread  # pyright: ignore[reportPrivateUsage]
+        return thread is not None and thread.is_alive()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def start(self) -> None:
+        """Connect in the background, and again whenever the link is lost."""
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = _SESSION_EXPIRY_S
+        properties.ReceiveMaximum = self._receive_maximum
+        properties.MaximumPacketSize = PAYLOAD_BYTES_MAX + 8192
+        host, port = self._address
+        self._client.connect_async(
+            host, port, keepalive=_KEEPALIVE_S, clean_start=False, properties=properties
+        )
+        self._client.loop_start()
+
+    def stop(self) -> None:
+        """Disconnect; the session stays, and with it what was not acknowledged."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def collect(
+        self, *, idle_s: float, linger_s: float, messages: int, payload_bytes: int
+    ) -> list[Received]:
+        """Return the next flush: what came within ``linger_s`` of its first message.
+
+        Returns:
+            At most ``messages``, and no more once ``payload_bytes`` are reached; empty after
+            ``idle_s`` without any.
+        """
+        if not self._queue:
+            self._arrived.clear()
+            if not self._queue and not self._arrived.wait(idle_s):
+                return []
+        deadline = time.monotonic() + linger_s
+        taken: list[Received] = []
+        size = 0
+        while len(taken) < messages and size < payload_bytes:
+            try:
+                message = self._queue.popleft()
+            except IndexError:
+                remaining = deadline - time.monotonic()
+                self._arrived.clear()
+                if remaining <= 0 or (not self._queue and not self._arrived.wait(remaining)):
+                    break
+                continue
+            taken.append(message)
+            size += len(message.payload)
+        return taken
+
+    def acknowledge(self, messages: Sequence[Received]) -> None:
+        """Send PUBACKs, in order of arrival; those of an earlier connection mean nothing now."""
+        generation = self._generation
+        for message in messages:
+            if message.generation == generation and message.qos > 0:
+                self._client.ack(message.mid, message.qos)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
+        """Publish when connected; everything sent here is repeated or harmless to lose."""
+        if self._connected:
+            self._client.publish(topic, payload, qos=qos, retain=retain)
+
+    def _on_connect(
+        self,
+        client: Client,
+        userdata: object,
+        flags: ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        del userdata, properties
+        if reason.is_failure:
+            log.warning("broker refused us identity=%s reason=%s", self.identity, reason)
+            return
+        # What was received on the old connection and not yet taken comes again on this one.
+        self._generation += 1
+        self._queue.clear()
+        self._connected = True
+        self.connected_since = datetime.now(UTC)
+        if not flags.session_present:
+            self.sessions_lost += 1
+        log.info(
+            "broker connected identity=%s session_present=%s", self.identity, flags.session_present
+        )
+        topics = [
+            (
+                f"{PREFIX}/+/+/up/{subscription.channel}",
+                SubscribeOptions(
+                    qos=QOS,
+                    retainHandling=_SEND_RETAINED
+                    if subscription.retained
+                    else _DO_NOT_SEND_RETAINED,
+                ),
+            )
+            for subscription in self._subscriptions
+        ]
+        code, _ = client.subscribe(topics)
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            log.error("subscribing failed identity=%s code=%s", self.identity, code)
+
+    def _on_disconnect(
+        self,
+        client: Client,
+        userdata: object,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        del client, userdata, flags, properties
+        if self._connected:
+            log.warning("broker lost identity=%s reason=%s", self.identity, reason)
+        self._connected = False
+        self.connected_since = None
+
+    def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:
+        del client, userdata
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = "\N{REPLACEMENT CHARACTER}"  # judged as malformed
+        self._queue.append(
+            Received(
+                self._generation,
+                message.mid,
+                message.qos,
+                topic,
+                bytes(message.payload),
+                message.retain,
+                datetime.now(UTC),
+            )
+        )
+        self._arrived.set()

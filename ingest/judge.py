@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a received message is worth, before anything is written: readings, an event, or a refusal.
+
+The second line of defence behind the broker's ACL: the topic's gateway must be registered, and
+every device must be its own (invariant 4). Nothing here touches the database.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from edge_agent.kinds import Event, Reading
+from edge_agent.messages import (
+    EventMessage,
+    GapEvent,
+    PayloadError,
+    Rejection,
+    Status,
+    parse_event,
+    parse_result,
+    parse_status,
+    parse_telemetry,
+)
+from edge_agent.topics import TopicError, parse_up
+from ingest.errors import Rejected
+from ingest.store.dead_letters import DeadLetter
+from ingest.store.devices import Device, Gateway, Registry
+
+_REFUSED_LIVES = {"planned": "device.planned", "retired": "device.retired"}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One PUBLISH as it came; ``generation`` tells the broker connection it came on."""
+
+    generation: int
+    mid: int
+    qos: int
+    topic: str
+    payload: bytes
+    retain: bool
+    received_at: datetime
+
+
+@dataclass(slots=True)
+class Judged:
+    """What a message is worth. Without ``stream`` its number could not be read."""
+
+    message: Received
+    gateway: str | None = None
+    stream: str | None = None
+    seq: int | None = None
+    readings: list[tuple[Device, Reading]] = field(default_factory=list[tuple[Device, Reading]])
+    event: tuple[Device, Event] | GapEvent | None = None
+    status: Status | None = None
+    letters: list[DeadLetter] = field(default_factory=list[DeadLetter])
+    rejections: list[Rejection] = field(default_factory=list[Rejection])
+
+    def refuse(self, reason: str, detail: str, index: int | None = None) -> None:
+        """Set the message, or its reading ``index``, apart for the dead letters."""
+        message = self.message
+        digest = hashlib.sha256(message.payload)
+        self.letters.append(
+            DeadLetter(
+                message.received_at,
+                self.gateway,
+                message.topic,
+                reason,
+                detail,
+                digest.digest(),
+                None if self.letters else message.payload,
+                self.stream,
+                self.seq,
+                index,
+            )
+        )
+        if self.stream is not None and self.seq is not None:
+            rejection = Rejection(stream=self.stream, seq=self.seq, index=index, reason=reason)
+        else:
+            rejection = Rejection(sha256=digest.hexdigest(), reason=reason)
+        self.rejections.append(rejection)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a device's clock may be off, either way."""
+
+    future: timedelta = timedelta(minutes=5)
+    late: timedelta = timedelta(days=30)
+
+
+class Judge:
+    """Judges messages against one registry."""
+
+    def __init__(self, registry: Registry, limits: Limits) -> None:
+        """Take the registry in force."""
+        self._registry = registry
+        self._limits = limits
+
+    def judge(self, message: Received) -> Judged:
+        """Return what ``message`` is worth; a refusal is a result, never an exception."""
+        judged = Judged(message)
+        try:
+            topic = parse_up(message.topic)
+            judged.gateway = topic.gateway
+            _HANDLERS[topic.channel](self, judged, self._gateway(topic.gateway))
+        except TopicError as error:
+            judged.refuse(error.reason, str(error))
+        except PayloadError as error:
+            judged.stream, judged.seq = error.stream, error.seq
+            judged.refuse(error.reason, str(error))
+        except Rejected as error:
+            judged.refuse(error.reason, error.detail)
+        return judged
+
+    def _gateway(self, gateway: str) -> Gateway:
+        known = self._registry.gateways.get(gateway)
+        if known is None:
+            raise Rejected("gateway.unknown", gateway)
+        if known.status != "active":
+            raise Rejected("gateway.revoked", gateway)
+        return known
+
+    def telemetry(self, judged: Judged, gateway: Gateway) -> None:
+        """Judge a batch reading by reading: the good are stored, the bad set apart."""
+        message = judged.message
+        batch = parse_telemetry(message.payload)
+        judged.stream, judged.seq = batch.stream, batch.seq
+        for rejected in batch.rejected:
+            judged.refuse(rejected.reason, rejected.detail, rejected.index)
+        for index, reading in batch.readings:
+            try:
+                device = self._device(
+                    reading.device, reading.kind, reading.at, gateway, message.received_at
+                )
+            except Rejected as error:
+                judged.refuse(error.reason, error.detail, index)
+            else:
+                judged.readings.append((device, reading))
+
+    def event(self, judged: Judged, gateway: Gateway) -> None:
+        """Judge one event."""
+        message: EventMessage = parse_event(judged.message.payload)
+        judged.stream, judged.seq = message.stream, message.seq
+        event = message.event
+        if isinstance(event, GapEvent):
+            judged.event = event
+            return
+        device = self._device(
+            event.device, event.kind, event.at, gateway, judged.message.received_at
+        )
+        judged.event = (device, event)
+
+    def status(self, judged: Judged, gateway: Gateway) -> None:
+        """Judge a birth, heartbeat or death."""
+        del gateway
+        judged.status = parse_status(judged.message.payload)
+
+    def result(self, judged: Judged, gateway: Gateway) -> None:
+        """Judge a command's result: no command was ever sent, so none can have one."""
+        del gateway
+        result = parse_result(judged.message.payload)
+        raise Rejected("command.unknown", result.command)
+
+    def _device(
+        self, device: str, kind: str, at: datetime, gateway: Gateway, received_at: datetime
+    ) -> Device:
+        # Time first: nothing else may compute with an impossible instant.
+        if at > received_at + self._limits.future:
+            raise Rejected("time.future", f"{device}: {at.isoformat()}")
+        if at < received_at - self._limits.late:
+            raise Rejected("time.too_old", f"{device}: {at.isoformat()}")
+        known = self._registry.devices.get(device)
+        if known is None:
+            raise Rejected("device.unknown", device)
+        if known.gateway != gateway.gateway:
+            raise Rejected("device.wrong_gateway", f"{device} is not behind {gateway.gateway}")
+        if known.kind != kind:
+            raise Rejected("device.wrong_kind", f"{device} is a {known.kind}, not a {kind}")
+        if (reason := _REFUSED_LIVES.get(known.life)) is not None:
+            raise Rejected(reason, device)
+        return known
+
+
+_HANDLERS: dict[str, Callable[[Judge, Judged, Gateway], None]] = {
+    "telemetry": Judge.telemetry,
+    "event": Judge.event,
+    "status": Judge.status,
+    "result": Judge.result,
+}

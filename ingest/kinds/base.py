@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device class tells ingest: its tables, its rules, and what its readings mean to them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from edge_agent.kinds import Event, Reading
+from ingest.rules import Rule, RuleBook
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What one reading or event says to one rule; ``params`` are what a person is told."""
+
+    rule: str
+    holds: bool | None
+    params: Mapping[str, float | str | bool | None] = field(default_factory=dict[str, Any])
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a reading alone does not know."""
+
+    rules: RuleBook
+    lit: bool | None = None
+    due: Callable[[datetime], bool] = lambda _: False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A hypertable: its columns after ``device_id, at, received_at``, with their types."""
+
+    name: str
+    columns: Sequence[str]
+    types: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One device class as ingest sees it. Any: each class's functions take its own models only."""
+
+    kind: str
+    readings: Table
+    rules: Sequence[Rule]
+    conditions: Callable[[Any, Context], Iterable[Condition]]
+    events: Table | None = None
+    event_conditions: Callable[[Any], Iterable[Condition]] | None = None
+
+
+def hysteresis(value: float | None, rule: Rule | None) -> bool | None:
+    """Return whether ``value`` meets a limit rule; None between its limits or without a value."""
+    if value is None or rule is None or rule.limit is None:
+        return None
+    if value >= rule.limit:
+        return True
+    return False if value < (rule.limit if rule.clear is None else rule.clear) else None
+
+
+def fields(model: Reading | Event, table: Table) -> tuple[object, ...]:
+    """Return the model's values in the order of the table's columns."""
+    return tuple(getattr(model, column) for column in table.columns)

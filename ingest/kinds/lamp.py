@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Street lamps in ingest: columns, and the rules on light at the wrong time."""
+
+from collections.abc import Iterator
+
+from edge_agent.kinds.lamp import LampReading
+from ingest.kinds.base import Condition, Context, Kind, Table
+from ingest.rules import Rule
+
+READINGS = Table(
+    "reading_lamp",
+    (
+        "lit",
+        "level_pct",
+        "power_w",
+        "voltage_v",
+        "current_a",
+        "energy_kwh",
+        "burn_hours",
+        "lux",
+        "battery_pct",
+        "solar_w",
+        "fault",
+    ),
+    ("bool", *["float4"] * 4, "float8", *["float4"] * 4, "text"),
+)
+
+
+def conditions(reading: LampReading, context: Context) -> Iterator[Condition]:
+    """Yield what the reading says to the lamp rules."""
+    lit = context.lit
+    due = context.due(reading.at)
+    params = {"power_w": reading.power_w, "level_pct": reading.level_pct}
+    yield Condition("lamp.dark", None if lit is None else due and not lit, params)
+    yield Condition("lamp.day_burner", None if lit is None else lit and not due, params)
+
+
+KIND = Kind(
+    "lamp",
+    READINGS,
+    (
+        Rule(id="lamp.dark", severity="major", on_delay_s=300),
+        Rule(id="lamp.day_burner", severity="minor", on_delay_s=900),
+    ),
+    conditions,
+)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters and gauges of ingest, and the small page for a monitor: /metrics, /livez, /readyz."""
+
+import threading
+from collections.abc import Callable, Iterable
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+
+MESSAGES = Counter(
+    "linli_ingest_messages", "Messages by lane and what became of them", ["lane", "result"]
+)
+READINGS = Counter("linli_ingest_readings", "Readings stored", ["kind"])
+EVENTS = Counter("linli_ingest_events", "Events stored", ["kind"])
+DEAD_LETTERS = Counter("linli_ingest_dead_letters", "Refused, by reason", ["reason"])
+FLUSHES = Histogram("linli_ingest_flush_seconds", "From taking a flush to its COMMIT", ["lane"])
+RETRIES = Counter("linli_ingest_flush_retries", "Flushes the database could not store", ["lane"])
+QUEUE = Gauge("linli_ingest_queue_messages", "Received and not yet taken", ["lane"])
+ALERTS = Counter("linli_ingest_alert_changes", "Alerts raised and cleared", ["rule"])
+SESSIONS_LOST = Gauge(
+    "linli_ingest_broker_sessions_lost", "Connections that found no session at the broker", ["lane"]
+)
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a monitor asks every few seconds."""
+
+
+def serve(host: str, port: int, not_ready: Callable[[], str | None]) -> WSGIServer:
+    """Serve the monitor's page in the background; ``not_ready`` names what is missing."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        content_type = "text/plain; charset=utf-8"
+        match environ.get("PATH_INFO"):
+            case "/livez":
+                status, body = "200 OK", b"alive\n"
+            case "/readyz":
+                missing = not_ready()
+                status = "200 OK" if missing is None else "503 Service Unavailable"
+                body = f"{missing or 'ready'}\n".encode()
+            case "/metrics":
+                status, body, content_type = "200 OK", generate_latest(), CONTENT_TYPE_LATEST
+            case _:
+                status, body = "404 Not Found", b"there are /metrics, /livez and /readyz\n"
+        start_response(status, [("Content-Type", content_type)])
+        return [body]
+
+    server = make_server(host, port, app, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which gateways are heard, by the messages that arrive, never by the broker's word.
+
+Receipt time throughout: a gateway that drains a backlog is present. Silence counts only while
+ingest itself could hear, so its own outage, or the broker's, makes no gateway silent.
+"""
+
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+
+class Presence:
+    """When each gateway was last heard; shared by the lanes."""
+
+    def __init__(self) -> None:
+        """Start without having heard anybody."""
+        self._lock = threading.Lock()
+        self._heard: dict[str, datetime] = {}
+        self._silent: set[str] = set()
+        self._heard_since: dict[str, datetime] = {}
+
+    def heard(self, gateways: Iterable[tuple[str, datetime]]) -> None:
+        """Note that messages of these gateways arrived."""
+        with self._lock:
+            for gateway, at in gateways:
+                before = self._heard.get(gateway)
+                if before is None or at > before:
+                    self._heard[gateway] = at
+
+    def last_heard(self, gateway: str) -> datetime | None:
+        """Return when the gateway was last heard, None where it never was."""
+        return self._heard.get(gateway)
+
+    def set_silent(self, gateway: str, *, silent: bool, now: datetime) -> None:
+        """Note that a gateway fell silent, or that it is heard again since ``now``."""
+        with self._lock:
+            if silent:
+                self._silent.add(gateway)
+            else:
+                self._silent.discard(gateway)
+                self._heard_since[gateway] = now
+
+    def heard_since(self, gateway: str) -> datetime | None:
+        """Return since when the gateway is heard without a break; None while it is not."""
+        if gateway in self._silent or gateway not in self._heard:
+            return None
+        return self._heard_since.get(gateway, datetime.min.replace(tzinfo=UTC))
+
+
+def is_silent(
+    last: datetime | None, listening_since: datetime | None, now: datetime, limit: timedelta
+) -> bool | None:
+    """Return whether somebody last heard at ``last`` is silent.
+
+    Args:
+        last: When it was last heard; None where it never was.
+        listening_since: Since when ingest could have heard it; None while it cannot.
+        now: Receipt time.
+        limit: How long silence may last.
+
+    Returns:
+        None where nothing can be said: never heard, or not listened to.
+    """
+    if last is None or listening_since is None:
+        return None
+    return now - max(last, listening_since) > limit

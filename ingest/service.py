@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ingest process: two lanes, each with its own identity, connection and thread."""
+
+import gc
+import logging
+import signal
+import threading
+from datetime import timedelta
+from types import FrameType
+from typing import Final
+
+from psycopg import pq
+
+from ingest import metrics, migrate
+from ingest.config import Config, Flush
+from ingest.consumer import Consumer, Subscription
+from ingest.errors import ConfigError, OperatorError, Unavailable
+from ingest.events import EventWriter
+from ingest.judge import Limits
+from ingest.kinds import DEFAULT_RULES
+from ingest.presence import Presence
+from ingest.rules import RuleBook, RuleError
+from ingest.store import connect
+from ingest.telemetry import TelemetryWriter
+from ingest.writer import Common, FlushLimits, Writer
+
+log = logging.getLogger(__name__)
+
+TELEMETRY_IDENTITY: Final = "ingest-telemetry-00"
+EVENT_IDENTITY: Final = "ingest-event-00"
+_WATCH_INTERVAL_S: Final = 0.5
+_STOP_S: Final = 5.0
+
+
+def run(config: Config) -> None:
+    """Run ingest until SIGTERM or SIGINT.
+
+    Raises:
+        OperatorError: The configuration, the schema or a certificate is not what it must be, or
+            a lane ended by an error (a supervisor then starts a new process).
+    """
+    try:
+        rules = RuleBook(DEFAULT_RULES, config.ingest.rules)
+    except RuleError as error:
+        raise ConfigError(f"ingest.{error}") from None
+    if pq.__impl__ == "python":
+        raise OperatorError("psycopg runs without its C library: install psycopg[binary]")
+    _await_schema(config)
+    presence = Presence()
+    limits = Limits(
+        timedelta(seconds=config.ingest.future_limit_s),
+        timedelta(days=config.ingest.late_limit_days),
+    )
+
+    def common(identity: str, flush: Flush, *subscriptions: Subscription) -> Common:
+        return Common(
+            dsn=config.database.dsn,
+            consumer=Consumer(
+                identity=identity,
+                host=config.broker.host,
+                port=config.broker.port,
+                ca=config.broker.ca,
+                certificates=config.ingest.certificates,
+                subscriptions=subscriptions,
+                receive_maximum=flush.receive_maximum,
+            ),
+            rules=rules,
+            limits=limits,
+            flush=FlushLimits(flush.linger_ms / 1_000, flush.messages, flush.bytes),
+            presence=presence,
+        )
+
+    telemetry = TelemetryWriter(
+        **common(TELEMETRY_IDENTITY, config.ingest.telemetry, Subscription("telemetry"))
+    )
+    events = EventWriter(
+        status_interval=timedelta(seconds=config.ingest.status_interval_s),
+        silence_intervals=config.ingest.gateway_silence_intervals,
+        **common(
+            EVENT_IDENTITY,
+            config.ingest.event,
+            Subscription("event"),
+            Subscription("status", retained=True),
+            Subscription("result"),
+        ),
+    )
+    _work(config, (events, telemetry))
+
+
+def _await_schema(config: Config) -> None:
+    try:
+        with connect(config.database.dsn, "start") as conn:
+            migrate.check_schema(conn)
+    except Unavailable as error:
+        raise OperatorError(f"database does not answer: {error}") from None
+
+
+def _work(config: Config, writers: tuple[Writer, ...]) -> None:
+    stopping = threading.Event()
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request_stop)
+    threads = [
+        threading.Thread(target=writer.run, name=writer.lane, daemon=True) for writer in writers
+    ]
+
+    def not_ready() -> str | None:
+        for writer in writers:
+            if writer.healthy_since is None:
+                return f"database: {writer.lane} lane not connected"
+            if not writer.consumer.connected:
+                return f"broker: {writer.lane} lane not connected"
+        return None
+
+    server = metrics.serve(config.ingest.metrics_host, config.ingest.metrics_port, not_ready)
+    log.info("ingest starting metrics=%s:%d", *server.server_address[:2])
+    for writer, thread in zip(writers, threads, strict=True):
+        writer.consumer.start()
+        thread.start()
+    gc.freeze()
+    # A dead thread would look like silence: end the process, so that it is started anew.
+    while not stopping.wait(_WATCH_INTERVAL_S):
+        for writer, thread in zip(writers, threads, strict=True):
+            if not thread.is_alive() or not writer.consumer.alive:
+                raise OperatorError(f"the {writer.lane} lane ended by an error, see the log above")
+    for writer in writers:
+        writer.stop()
+    for thread in threads:
+        thread.join(_STOP_S)
+    for writer in writers:
+        writer.consumer.stop()
+    server.shutdown()
+    log.info("ingest stopped")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What gateways say of themselves, and whether they are heard."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from psycopg import Connection
+
+from edge_agent.messages import Status
+
+
+def save_status(conn: Connection, statuses: Mapping[str, tuple[Status, datetime]]) -> None:
+    """Write the latest status of each gateway; a will says only that the link broke."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            UPDATE gateway
+            SET status_at = %s, agent_version = %s, outbox_messages = %s, clock = %s,
+                status_interval_s = %s
+            WHERE gateway = %s
+            """,
+            [
+                (
+                    received_at,
+                    status.agent_version,
+                    status.outbox_messages,
+                    status.clock,
+                    status.status_interval_s,
+                    gateway,
+                )
+                for gateway, (status, received_at) in statuses.items()
+                if status.state == "online"
+            ],
+        )
+
+
+def save_presence(conn: Connection, presence: Iterable[tuple[str, datetime | None, bool]]) -> None:
+    """Write when gateways were last heard, and whether that is too long ago."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE gateway SET last_seen_at = %s, silent = %s WHERE gateway = %s",
+            [(last_seen_at, silent, gateway) for gateway, last_seen_at, silent in presence],
+        )

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lighting by lamp and night: opened ahead, added to in each flush, recomputed when dirty."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from psycopg import Connection
+from psycopg.types.multirange import TimestamptzMultirange
+from psycopg.types.range import TimestamptzRange
+
+from ingest.indicators import lighting
+from ingest.indicators.lighting import Span
+from ingest.store.devices import Device
+
+NightKey = tuple[int, date]  # device id, night
+# A night is final this long after its end: what comes later still restates it.
+FINAL_AFTER = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """A lamp-night as it is opened: when its lamp is due."""
+
+    device: Device
+    night: date
+    due: tuple[Span, ...]
+
+
+def open_night(device: Device, night: date) -> Night:
+    """Return when ``device`` is due: its programme, since it is in service, less maintenance."""
+    spans = lighting.due(device.programme, device.place, night)
+    in_service = (device.in_service_from_us, lighting.night_span(night, device.place.time_zone)[1])
+    return Night(
+        device, night, lighting.subtract(lighting.clip(spans, in_service), device.maintenance)
+    )
+
+
+def insert_missing(conn: Connection, nights: Sequence[Night]) -> None:
+    """Make rows for nights that have none, so that an unheard lamp counts as unknown."""
+    conn.execute(
+        """
+        INSERT INTO lamp_night (device_id, night, community, due, due_us, due_to)
+        SELECT * FROM unnest(%s::int[], %s::date[], %s::text[], %s::tstzmultirange[],
+                             %s::bigint[], %s::timestamptz[])
+        ON CONFLICT (device_id, night) DO NOTHING
+        """,
+        (
+            [night.device.id for night in nights],
+            [night.night for night in nights],
+            [night.device.community for night in nights],
+            [_multirange(night.due) for night in nights],
+            [lighting.length(night.due) for night in nights],
+            [
+                lighting.from_us(lighting.night_span(night.night, night.device.place.time_zone)[1])
+                for night in nights
+            ],
+        ),
+    )
+
+
+def add(conn: Connection, settled: Mapping[NightKey, tuple[int, int]]) -> None:
+    """Add lit and dark microseconds, settled by in-order readings."""
+    conn.execute(
+        """
+        UPDATE lamp_night AS n
+        SET lit_us = n.lit_us + s.lit_us, dark_us = n.dark_us + s.dark_us
+        FROM unnest(%s::int[], %s::date[], %s::bigint[], %s::bigint[])
+            AS s (device_id, night, lit_us, dark_us)
+        WHERE n.device_id = s.device_id AND n.night = s.night
+        """,
+        (
+            [device_id for device_id, _ in settled],
+            [night for _, night in settled],
+            [lit for lit, _ in settled.values()],
+            [dark for _, dark in settled.values()],
+        ),
+    )
+
+
+def mark_dirty(conn: Connection, nights: Iterable[NightKey]) -> None:
+    """Remember that late readings came: these nights are recomputed from raw."""
+    keys = sorted(nights)
+    conn.execute(
+        """
+        UPDATE lamp_night AS n SET dirty = true
+        FROM unnest(%s::int[], %s::date[]) AS k (device_id, night)
+        WHERE n.device_id = k.device_id AND n.night = k.night
+        """,
+        ([device_id for device_id, _ in keys], [night for _, night in keys]),
+    )
+
+
+def take_dirty(conn: Connection, limit: int) -> list[NightKey]:
+    """Lock up to ``limit`` dirty nights and return them."""
+    rows = conn.execute(
+        """
+        SELECT device_id, night FROM lamp_night WHERE dirty
+        ORDER BY device_id, night LIMIT %s FOR UPDATE SKIP LOCKED
+        """,
+        (limit,),
+    ).fetchall()
+    return [(device_id, night) for device_id, night in rows]
+
+
+def recompute(conn: Connection, device: Device, night: date, open_at: datetime | None) -> bool:
+    """Restate one night from raw readings; return whether its numbers changed.
+
+    Args:
+        conn: In the transaction that holds the night's row lock.
+        device: The lamp.
+        night: Which night.
+        open_at: The lamp's latest reading that tells of light: what it holds is not settled.
+    """
+    start, end = lighting.night_span(night, device.place.time_zone)
+    rows = conn.execute(
+        """
+        SELECT at, lit, power_w FROM reading_lamp
+        WHERE device_id = %s AND at >= %s AND at < %s
+        ORDER BY at
+        """,
+        (
+            device.id,
+            lighting.from_us(start) - device.max_silence,
+            lighting.from_us(end) + device.max_silence,
+        ),
+    ).fetchall()
+    readings = sorted(
+        (lighting.to_us(at), lit)
+        for at, raw, power_w in rows
+        if (lit := lighting.is_lit(raw, power_w, device.rated_power_w)) is not None
+    )
+    silence_us = device.max_silence // timedelta(microseconds=1)
+    if readings and (open_at is None or readings[-1][0] < lighting.to_us(open_at)):
+        # A later reading exists beyond what was read, so the last hold here is settled too.
+        readings.append((readings[-1][0] + silence_us, False))
+    opened = open_night(device, night)
+    lit_us, dark_us = lighting.settle(opened.due, readings, silence_us)
+    row = conn.execute(
+        """
+        WITH restated AS (
+            UPDATE lamp_night AS n
+            SET due = %(due)s, due_us = %(due_us)s, lit_us = %(lit_us)s, dark_us = %(dark_us)s,
+                revision = n.revision + 1
+            WHERE n.device_id = %(device)s AND n.night = %(night)s
+              AND (n.due, n.lit_us, n.dark_us) IS DISTINCT FROM
+                  (%(due)s::tstzmultirange, %(lit_us)s::bigint, %(dark_us)s::bigint)
+            RETURNING 1
+        )
+        SELECT count(*) FROM restated
+        """,
+        {
+            "due": _multirange(opened.due),
+            "due_us": lighting.length(opened.due),
+            "lit_us": lit_us,
+            "dark_us": dark_us,
+            "device": device.id,
+            "night": night,
+        },
+    ).fetchone()
+    conn.execute(
+        "UPDATE lamp_night SET dirty = false WHERE device_id = %s AND night = %s AND dirty",
+        (device.id, night),
+    )
+    return row is not None and row[0] > 0
+
+
+def finalise(conn: Connection, now: datetime) -> int:
+    """Mark the nights that are over as final; return how many."""
+    return conn.execute(
+        "UPDATE lamp_night SET status = 'final' WHERE status = 'provisional' AND due_to < %s",
+        (now - FINAL_AFTER,),
+    ).rowcount
+
+
+def _multirange(spans: Iterable[Span]) -> TimestamptzMultirange:
+    return TimestamptzMultirange(
+        [TimestamptzRange(lighting.from_us(start), lighting.from_us(end)) for start, end in spans]
+    )
