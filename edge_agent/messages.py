@@ -39,7 +39,7 @@ STREAMS_MAX: Final = 16
 # Not a Literal: JSON true would pass for 1.
 V1 = Annotated[
     int,
-    Field(strict=True, ge=1, le=1, description="version of the contract; mandatory on the wire"),
+    Field(strict=True, ge=1, le=1, description="version of the contract"),
     WithJsonSchema({"type": "integer", "const": 1}),
 ]
 Lane = Literal["telemetry", "event"]
@@ -114,12 +114,12 @@ class Status(Wire):
     at: Instant | None = Field(default=None, description="absent in a will, written beforehand")
     agent_version: Text | None = Field(default=None, description="of the sending program")
     streams: tuple[StreamStatus, ...] = Field(
-        default=(), max_length=STREAMS_MAX, description="every stream not yet delivered to its end"
+        default=(), max_length=STREAMS_MAX, description="the gateway's lanes"
     )
     outbox_messages: Count | None = Field(
         default=None, description="messages not yet known as stored"
     )
-    outbox_bytes: Count | None = Field(default=None, description="size of the outbox file")
+    outbox_bytes: Count | None = Field(default=None, description="what these messages hold")
     clock: ClockQuality = Field(
         default="unknown", description="whether the gateway's clock is known to be right"
     )

@@ -34,9 +34,13 @@ class Wire(BaseModel):
 
 def _to_utc(value: datetime) -> datetime:
     if value.year <= YEAR_MIN:
-        raise PydanticCustomError("time_too_old", f"Year should be later than {YEAR_MIN}")
+        raise PydanticCustomError(
+            "time_too_old", "Year should be later than {year}", {"year": YEAR_MIN}
+        )
     if value.year >= YEAR_MAX:
-        raise PydanticCustomError("time_future", f"Year should be earlier than {YEAR_MAX}")
+        raise PydanticCustomError(
+            "time_future", "Year should be earlier than {year}", {"year": YEAR_MAX}
+        )
     return value.astimezone(UTC)
 
 

@@ -7,7 +7,7 @@ a `GateEvent` whose ``credential`` is a keyed pseudonym (`edge_agent.pseudonyms`
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -18,7 +18,8 @@ GateAction = Literal[
     "granted", "denied", "forced", "held_open", "tailgating", "free_access", "restored"
 ]
 # The prefix names the scheme, and keeps any raw card number from passing for a pseudonym.
-Pseudonym = Annotated[str, StringConstraints(pattern=r"^p1-[a-z2-7]{26}$")]
+PSEUDONYM_PATTERN: Final = r"^p1-[a-z2-7]{26}$"
+Pseudonym = Annotated[str, StringConstraints(pattern=PSEUDONYM_PATTERN)]
 
 
 class GateReading(ReadingBase):
