@@ -115,6 +115,7 @@ class Consumer:
 
     def stop(self) -> None:
         """Disconnect; the session stays, and with it what was not acknowledged."""
+        self._connected = False  # on purpose: not a loss to be told
         self._client.disconnect()
         self._client.loop_stop()
 

@@ -16,6 +16,8 @@ from ingest.store.streams import StreamKey
 
 # Devices changing every second are told once a second; alerts and gateways at once.
 LIVE_INTERVAL_S: Final = 1.0
+# Some 200 bytes each: an ack never comes near the size that a gateway refuses.
+REJECTIONS_MAX: Final = 400
 
 
 @dataclass(slots=True)
@@ -45,12 +47,14 @@ class Downlink:
         for (gateway, stream), upto in watermarks.items():
             streams[gateway][stream] = upto
         for gateway in {*streams, *rejections}:
-            ack = Ack(
-                epoch=self._epoch,
-                streams=streams.get(gateway, {}),
-                rejected=tuple(rejections.get(gateway, ())),
-            )
-            self._consumer.publish(topics.down(gateway, "ack"), encode(ack), qos=topics.QOS)
+            rejected = tuple(rejections.get(gateway, ()))
+            for first in range(0, max(1, len(rejected)), REJECTIONS_MAX):
+                ack = Ack(
+                    epoch=self._epoch,
+                    streams=streams.get(gateway, {}),
+                    rejected=rejected[first : first + REJECTIONS_MAX],
+                )
+                self._consumer.publish(topics.down(gateway, "ack"), encode(ack), qos=topics.QOS)
 
     def device_changed(self, community: str, device: LiveDevice) -> None:
         """Keep a device's latest change until the next second tells it."""

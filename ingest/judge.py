@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from edge_agent.kinds import Event, Reading
 from edge_agent.messages import (
+    REASONS,
     EventMessage,
     GapEvent,
     PayloadError,
@@ -59,6 +60,7 @@ class Judged:
 
     def refuse(self, reason: str, detail: str, index: int | None = None) -> None:
         """Set the message, or its reading ``index``, apart for the dead letters."""
+        assert reason in REASONS or reason.startswith("db."), reason
         message = self.message
         digest = hashlib.sha256(message.payload)
         self.letters.append(

@@ -96,7 +96,8 @@ class Projection:
                 self._tracks[alert.rule, device.id, alert.key] = Active(alert.raised_at)
         for row in pending:
             state = states.get(row.device_id)
-            seen = row.since if state is None else max(state.at, row.since)
+            # What confirmed a lamp's condition last is its last reading that told of light.
+            seen = row.since if state is None else max(state.lit_at or state.at, row.since)
             self._tracks[row.rule, row.device_id, ""] = Pending(row.since, seen)
         self._nights.clear()
         self.rollback()

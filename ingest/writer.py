@@ -86,7 +86,8 @@ class Writer(ABC):
         # Streams of the flush in hand: their watermarks are told even if nothing was new.
         self._heard: set[int] = set()
         self._stopping = threading.Event()
-        self._conn: psycopg.Connection | None = None
+        # Open while the database answers.
+        self.connection: psycopg.Connection | None = None
         self._stream_ids: dict[StreamKey, int] = {}
         self._registry_checked_at = datetime.min.replace(tzinfo=UTC)
         self.registry = devices.Registry(0)
@@ -123,16 +124,19 @@ class Writer(ABC):
                     messages=self._flush_limits.messages,
                     payload_bytes=self._flush_limits.payload_bytes,
                 )
-                if self._conn is not None
+                if self.connection is not None
                 else []
             )
             metrics.QUEUE.labels(self.lane).set(len(self.consumer))
             metrics.SESSIONS_LOST.labels(self.lane).set(self.consumer.sessions_lost)
-            self._persist(taken)
-        if self._conn is not None:
-            self._conn.close()
+            self.persist(taken)
+        self.close()
 
-    def _persist(self, taken: Sequence[Received]) -> None:
+    def close(self) -> None:
+        """Give the connection back; `persist` would open another."""
+        self._forget_connection()
+
+    def persist(self, taken: Sequence[Received]) -> None:
         """Store a flush and do what is due, however often the database has to be asked."""
         delay_s = _RETRY_DELAY_MIN_S
         while True:
@@ -157,21 +161,21 @@ class Writer(ABC):
 
     def _connection(self) -> psycopg.Connection:
         """Return the connection, made anew with the memory that belongs to it after a loss."""
-        if self._conn is None:
+        if self.connection is None:
             conn = connect(self._dsn, self.lane)
             with driver_errors():
-                self._conn = conn
+                self.connection = conn
                 self._restore(conn)
             self.healthy_since = datetime.now(UTC)
             log.info("database connected lane=%s", self.lane)
-        return self._conn
+        return self.connection
 
     def _forget_connection(self) -> None:
         self.healthy_since = None
         self._stream_ids.clear()
-        if self._conn is not None:
-            self._conn.close()
-            self._conn = None
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
 
     def _restore(self, conn: psycopg.Connection) -> None:
         """Read the memory back: whether a lost COMMIT took is known only to the tables."""

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The event lane over a real database: alarms once, gates forced and restored, gateways heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pytest
+
+from edge_agent.kinds.alarm import AlarmEvent, AlarmType, Phase
+from edge_agent.kinds.bin import DepositEvent
+from edge_agent.kinds.gate import GateEvent
+from edge_agent.messages import GapEvent, Status
+from tests.ingest.community import EVENT_STREAM, GATEWAY, Bench, feed, found
+from tests.services import Broker
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture
+def bench(database: str, broker: Broker) -> Iterator[Bench]:
+    found(database, in_service_from=NOW - timedelta(hours=1))
+    made = Bench(database, broker)
+    yield made
+    made.close()
+
+
+def alarm(
+    phase: Phase, *, event: AlarmType = "smoke", occurrence: str = "o-1", second: int = 0
+) -> AlarmEvent:
+    return AlarmEvent(
+        device="c01-alarm-001",
+        at=NOW + timedelta(seconds=second),
+        event=event,
+        phase=phase,
+        occurrence=occurrence,
+        zone="c01-g01",
+    )
+
+
+@pytest.mark.parametrize("event", get_args(AlarmType))
+def test_every_kind_of_alarm_raises_its_alert_and_restoring_clears_it(
+    bench: Bench, event: AlarmType
+) -> None:
+    writer = bench.events()
+    feed(writer, bench.event(1, alarm("raised", event=event)))
+    (raised,) = bench.rows("SELECT rule, active, key, raised_at FROM alert")
+    assert raised == {"rule": f"alarm.{event}", "active": True, "key": "o-1", "raised_at": NOW}
+    restarted = bench.events()
+    feed(restarted, bench.event(2, alarm("restored", event=event, second=9)))
+    assert bench.value("SELECT active FROM alert") is False
+
+
+def test_an_occurrence_told_again_under_another_number_is_one_alert(bench: Bench) -> None:
+    writer = bench.events()
+    feed(writer, bench.event(1, alarm("raised")), bench.event(2, alarm("restored", second=1)))
+    feed(writer, bench.event(3, alarm("raised", second=2)))
+    assert bench.value("SELECT count(*) FROM alert") == 1
+    assert bench.value("SELECT count(*) FROM event_alarm") == 3
+
+
+def test_a_test_alarm_is_stored_and_raises_nothing(bench: Bench) -> None:
+    feed(bench.events(), bench.event(1, alarm("test")))
+    assert bench.value("SELECT count(*) FROM alert") == 0
+    assert bench.value("SELECT count(*) FROM event_alarm") == 1
+
+
+def test_forced_gate_stands_until_it_is_restored(bench: Bench) -> None:
+    writer = bench.events()
+
+    def gate(seq: int, event: str) -> None:
+        happened = GateEvent.model_validate(
+            {"device": "c01-gate-001", "at": NOW + timedelta(seconds=seq), "event": event}
+        )
+        feed(writer, bench.event(seq, happened))
+
+    gate(1, "forced")
+    gate(2, "forced")
+    gate(3, "granted")
+    assert bench.value("SELECT count(*) FROM alert WHERE active") == 1
+    gate(4, "restored")
+    assert bench.value("SELECT count(*) FROM alert WHERE active") == 0
+    assert bench.value("SELECT count(*) FROM alert") == 1
+
+
+def test_deposits_are_stored(bench: Bench) -> None:
+    deposit = DepositEvent(device="c01-bin-001", at=NOW, weight_kg=1.5, sorted_ok=True)
+    feed(bench.events(), bench.event(1, deposit))
+    (row,) = bench.rows("SELECT event, weight_kg, sorted_ok FROM event_bin")
+    assert row == {"event": "deposit", "weight_kg": 1.5, "sorted_ok": True}
+
+
+def test_gap_closes_the_hole_and_says_how_many_are_missing(bench: Bench) -> None:
+    writer = bench.events()
+    feed(writer, bench.event(1, alarm("raised")), bench.event(5, alarm("restored", second=1)))
+    gap = GapEvent(lane="event", stream=EVENT_STREAM, first=1, last=4, count=4, at=NOW)
+    feed(writer, bench.event(6, gap))
+    assert bench.value("SELECT seen::text FROM gateway_stream") == "{[1,7)}"
+    assert bench.value("SELECT count FROM stream_gap") == 3
+
+
+def test_gateway_is_silent_after_three_missed_heartbeats_and_heard_again(
+    bench: Bench,
+) -> None:
+    now = datetime.now(UTC)
+    writer = bench.events()
+    feed(writer)
+    # The lane has been listening all the while; only the gateway says nothing.
+    writer.healthy_since = writer.consumer.connected_since = now - timedelta(hours=1)
+    status = Status(state="online", status_interval_s=5, agent_version="0.1.0")
+
+    def alerts() -> list[tuple[str, bool]]:
+        rows = bench.rows("SELECT rule, active FROM alert ORDER BY raised_at")
+        return [(row["rule"], row["active"]) for row in rows]
+
+    def look(now: datetime) -> None:
+        assert writer.connection is not None
+        writer.tick(writer.connection, now)
+
+    feed(writer, bench.status(status, at=now))
+    look(now + timedelta(seconds=14))
+    assert alerts() == []
+    look(now + timedelta(seconds=16))
+    assert alerts() == [("gateway.silent", True)]
+    assert bench.value("SELECT silent FROM gateway WHERE gateway = %s", GATEWAY) is True
+    # A will, and what the broker kept, are not the gateway's own voice.
+    feed(writer, bench.status(Status(state="offline"), at=now + timedelta(seconds=17)))
+    stale = bench.status(status, at=now + timedelta(seconds=17))
+    feed(writer, bench.received(stale.topic, stale.payload, retain=True))
+    look(now + timedelta(seconds=18))
+    assert alerts() == [("gateway.silent", True)]
+    feed(writer, bench.status(status, at=now + timedelta(seconds=19)))
+    look(now + timedelta(seconds=20))
+    assert alerts() == [("gateway.silent", False)]
+
+
+def test_unheard_ingest_makes_no_gateway_silent(bench: Bench) -> None:
+    writer = bench.events()
+    feed(writer, bench.status(Status(state="online", status_interval_s=5), at=NOW))
+    assert writer.consumer.connected_since is None
+    assert writer.connection is not None
+    writer.tick(writer.connection, NOW + timedelta(hours=1))
+    assert bench.value("SELECT count(*) FROM alert") == 0
+
+
+def test_result_of_a_command_nobody_sent_is_refused(bench: Bench) -> None:
+    payload = b'{"v":1,"command":"c-1","step":"applied","at":"2026-11-21T10:00:00Z"}'
+    topic = bench.event(1, alarm("test")).topic.replace("/event", "/result")
+    feed(bench.events(), bench.received(topic, payload))
+    assert bench.value("SELECT reason FROM dead_letter") == "command.unknown"

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""However readings are cut into flushes, retried or interrupted, it comes to the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.kinds import Reading
+from edge_agent.kinds.bin import BinReading
+from edge_agent.kinds.lamp import LampReading
+from ingest.indicators import lighting
+from ingest.kinds import DEFAULT_RULES
+from ingest.projection import Delta, Projection
+from ingest.rules import RuleBook
+from ingest.store.alerts import PendingRow, Standing
+from ingest.store.devices import Device, Gateway, Registry, State
+
+START = datetime(2026, 11, 20, 10, tzinfo=UTC)
+PLACE = lighting.Place(30.6, 104.0, "Asia/Shanghai")
+
+
+def device(number: int, kind: str) -> Device:
+    return Device(
+        id=number,
+        device=f"{kind}-{number}",
+        kind=kind,
+        gateway="gw-1",
+        community="c01",
+        area="c01",
+        life="in_service",
+        max_silence=timedelta(minutes=30),
+        rated_power_w=100.0,
+        programme=lighting.parse_programme("18:10-18:40"),
+        place=PLACE,
+        in_service_from_us=lighting.to_us(START - timedelta(days=2)),
+    )
+
+
+LAMPS = (device(1, "lamp"), device(2, "lamp"))
+BIN = device(3, "bin")
+REGISTRY = Registry(
+    1,
+    {"gw-1": Gateway("gw-1", "c01", "active", None, silent=False, status_interval_s=None)},
+    {known.device: known for known in (*LAMPS, BIN)},
+)
+
+
+def reading(which: int, at: datetime, value: int) -> tuple[Device, Reading, datetime]:
+    if which < len(LAMPS):
+        lamp = LAMPS[which]
+        return lamp, LampReading(device=lamp.device, at=at, lit=value > 50), at
+    return BIN, BinReading(device=BIN.device, at=at, fill_pct=value), at
+
+
+steps = st.lists(
+    st.tuples(st.integers(1, 900), st.integers(0, 2), st.integers(0, 100)), min_size=1, max_size=40
+)
+
+
+class Tables:
+    """What the database would hold: enough to restart from."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, State] = {}
+        self.settled: Counter[tuple[Any, str]] = Counter()
+        self.told: list[tuple[str, str, str, datetime]] = []
+        self.standing: dict[tuple[str, str], Standing] = {}
+        self.pending: dict[tuple[str, int], datetime] = {}
+
+    def write(self, delta: Delta) -> None:
+        self.states.update(delta.states)
+        for key, (lit, dark) in delta.settled.items():
+            self.settled[key, "lit"] += lit
+            self.settled[key, "dark"] += dark
+        for change in delta.alerts:
+            subject = change.subject.device or ""
+            name = type(change.decision).__name__
+            self.told.append((change.rule, subject, name, change.decision.at))
+            if name == "Raise":
+                self.standing[change.rule, subject] = Standing(
+                    change.rule, "gw-1", subject, change.key, change.decision.at
+                )
+            else:
+                del self.standing[change.rule, subject]
+        for key, since in delta.pending.items():
+            if since is None:
+                self.pending.pop(key, None)
+            else:
+                self.pending[key] = since
+
+    def restored(self) -> Projection:
+        projection = Projection(RuleBook(DEFAULT_RULES), REGISTRY)
+        pending = [
+            PendingRow(rule, number, since) for (rule, number), since in self.pending.items()
+        ]
+        projection.restore(REGISTRY, self.states, self.standing.values(), pending)
+        return projection
+
+
+def run(
+    readings: list[tuple[Device, Reading, datetime]],
+    cuts: set[int],
+    retries: set[int],
+    restarts: set[int],
+) -> Tables:
+    tables = Tables()
+    projection = tables.restored()
+    flush: list[tuple[Device, Reading, datetime]] = []
+    for index, item in enumerate(readings):
+        flush.append(item)
+        if index in cuts or index == len(readings) - 1:
+            if index in retries:
+                projection.fold(flush)
+                projection.rollback()
+            if index in restarts:
+                projection = tables.restored()
+            projection.fold(flush)
+            tables.write(projection.delta)
+            projection.commit()
+            flush = []
+    return tables
+
+
+places = st.sets(st.integers(0, 40))
+
+
+@given(steps, places, places, places)
+def test_flushes_retries_and_restarts_change_nothing(
+    taken: list[tuple[int, int, int]], cuts: set[int], retries: set[int], restarts: set[int]
+) -> None:
+    at = START
+    readings: list[tuple[Device, Reading, datetime]] = []
+    for seconds, which, value in taken:
+        at += timedelta(seconds=seconds)
+        readings.append(reading(which, at, value))
+    one_by_one = run(readings, set(range(len(readings))), set(), set())
+    otherwise = run(readings, cuts, retries, restarts)
+    assert otherwise.settled == one_by_one.settled
+    assert sorted(otherwise.told) == sorted(one_by_one.told)
+    assert otherwise.states == one_by_one.states

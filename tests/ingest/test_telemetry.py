@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The telemetry lane over a real database: once, in order, restated, restored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from edge_agent.kinds.bin import BinReading
+from edge_agent.kinds.lamp import LampReading
+from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
+from tests.services import Broker
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def start() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) - timedelta(hours=5)
+
+
+@pytest.fixture
+def bench(database: str, broker: Broker, start: datetime) -> Iterator[Bench]:
+    found(database, in_service_from=start)
+    made = Bench(database, broker)
+    yield made
+    made.close()
+
+
+def lamp(at: datetime, *, lit: bool | None = True, device: str = "c01-lamp-001") -> LampReading:
+    return LampReading(device=device, at=at, lit=lit)
+
+
+def nights(bench: Bench) -> list[tuple[int, int, int]]:
+    rows = bench.rows(
+        """
+        SELECT lit_us, dark_us, revision
+        FROM lamp_night AS n JOIN device AS d ON d.id = n.device_id
+        WHERE d.device = 'c01-lamp-001' AND lit_us + dark_us > 0
+        ORDER BY night
+        """
+    )
+    return [(row["lit_us"], row["dark_us"], row["revision"]) for row in rows]
+
+
+def total(bench: Bench) -> tuple[int, int]:
+    found_nights = nights(bench)
+    return sum(lit for lit, _, _ in found_nights), sum(dark for _, dark, _ in found_nights)
+
+
+def test_a_message_stored_twice_is_stored_once(bench: Bench, start: datetime) -> None:
+    writer = bench.telemetry()
+    message = bench.batch(1, lamp(start), BinReading(device="c01-bin-001", at=start, fill_pct=20))
+    feed(writer, message)
+    feed(writer, message, message)
+    feed(bench.telemetry(), message)  # after a restart
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 1
+    assert bench.value("SELECT count(*) FROM reading_bin") == 1
+    assert bench.value("SELECT seen::text FROM gateway_stream") == "{[1,2)}"
+
+
+def test_readings_hold_until_the_next_one(bench: Bench, start: datetime) -> None:
+    feed(
+        bench.telemetry(),
+        bench.batch(1, lamp(start), lamp(start + 10 * MINUTE, lit=False)),
+        bench.batch(2, lamp(start + 15 * MINUTE), lamp(start + 100 * MINUTE)),
+    )
+    # 10 min lit, 5 dark, then lit for at most three reporting periods of 10 min; the rest unknown.
+    assert total(bench) == (40 * 60 * 10**6, 5 * 60 * 10**6)
+
+
+def test_late_readings_restate_the_night(bench: Bench, start: datetime) -> None:
+    writer = bench.telemetry()
+    feed(writer, bench.batch(1, lamp(start)), bench.batch(3, lamp(start + 20 * MINUTE)))
+    assert total(bench) == (20 * 60 * 10**6, 0)
+    feed(writer, bench.batch(2, lamp(start + 10 * MINUTE, lit=False)))
+    restated = bench.telemetry()
+    feed(restated)  # recomputes what is dirty, as every pass does
+    assert total(bench) == (10 * 60 * 10**6, 10 * 60 * 10**6)
+    assert max(revision for _, _, revision in nights(bench)) == 2
+
+
+def test_latest_state_only_moves_forward(bench: Bench, start: datetime) -> None:
+    feed(
+        bench.telemetry(),
+        bench.batch(2, lamp(start + MINUTE, lit=False)),
+        bench.batch(1, lamp(start, lit=True)),
+    )
+    assert bench.value("SELECT lit FROM device_state") is False
+
+
+@pytest.mark.parametrize(
+    ("device", "at", "reason"),
+    [
+        pytest.param("c01-lamp-999", timedelta(0), "device.unknown", id="unknown-device"),
+        pytest.param("c01-lamp-101", timedelta(0), "device.wrong_gateway", id="foreign-device"),
+        pytest.param("c01-bin-001", timedelta(0), "device.wrong_kind", id="bin-as-lamp"),
+        pytest.param("c01-lamp-001", timedelta(hours=6), "time.future", id="future"),
+        pytest.param("c01-lamp-001", -timedelta(days=31), "time.too_old", id="too-old"),
+    ],
+)
+def test_one_bad_reading_is_set_apart_from_99_good_ones(
+    bench: Bench, start: datetime, device: str, at: timedelta, reason: str
+) -> None:
+    good = [lamp(start + timedelta(seconds=second)) for second in range(99)]
+    message = bench.batch(1, *good[:50], lamp(start + at, device=device), *good[50:])
+    feed(bench.telemetry(), message)
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 99
+    (letter,) = bench.rows("SELECT * FROM dead_letter")
+    assert (letter["reason"], letter["at_index"]) == (reason, 50)
+    assert letter["raw"] == message.payload
+
+
+def test_payload_that_is_no_message_is_kept_with_its_reason(bench: Bench, start: datetime) -> None:
+    topic = f"linli/v1/{'00'}/{GATEWAY}/up/telemetry"
+    good = bench.batch(1, lamp(start))
+    feed(
+        bench.telemetry(),
+        bench.received(good.topic, b"{"),
+        good,
+        bench.received(topic, good.payload),
+        bench.received(good.topic.replace(GATEWAY, OTHER_GATEWAY), good.payload),
+    )
+    letters = bench.rows("SELECT reason, raw FROM dead_letter ORDER BY id")
+    reasons = [letter["reason"] for letter in letters]
+    assert reasons == ["payload.not_json", "topic.partition", "topic.partition"]
+    assert letters[0]["raw"] == b"{"
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 1
+
+
+def test_dark_lamp_is_raised_when_its_delay_ends_and_cleared_when_lit(
+    bench: Bench, start: datetime
+) -> None:
+    writer = bench.telemetry()
+    feed(writer, bench.batch(1, lamp(start, lit=False)))
+    assert bench.value("SELECT count(*) FROM alert") == 0
+    assert bench.value("SELECT count(*) FROM alert_pending") == 1
+    # After a restart, another device of the gateway tells how late it is.
+    later = bench.telemetry()
+    feed(later, bench.batch(2, lamp(start + 6 * MINUTE, device="c01-lamp-002")))
+    (alert,) = bench.rows("SELECT * FROM alert")
+    assert (alert["rule"], alert["raised_at"]) == ("lamp.dark", start + 5 * MINUTE)
+    assert (alert["active"], alert["late"]) == (True, True)
+    assert bench.value("SELECT count(*) FROM alert_pending") == 0
+    feed(later, bench.batch(3, lamp(start + 7 * MINUTE)))
+    (alert,) = bench.rows("SELECT * FROM alert")
+    assert (alert["active"], alert["cleared_at"]) == (False, start + 7 * MINUTE)
+    actions = bench.rows("SELECT action FROM alert_history ORDER BY id")
+    assert [row["action"] for row in actions] == ["raised", "cleared"]
+
+
+def test_full_bin_is_raised_once_between_its_limits(bench: Bench, start: datetime) -> None:
+    fills = (80, 91, 95, 88, 92, 71, 60, 93)
+    writer = bench.telemetry()
+    for seq, fill in enumerate(fills, start=1):
+        at = start + seq * MINUTE
+        feed(writer, bench.batch(seq, BinReading(device="c01-bin-001", at=at, fill_pct=fill)))
+    alerts = bench.rows("SELECT active, params FROM alert ORDER BY raised_at")
+    assert [alert["active"] for alert in alerts] == [False, True]
+    assert alerts[0]["params"] == {"fill_pct": 91}
