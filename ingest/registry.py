@@ -34,6 +34,18 @@ from ingest.registry_csv import (
 DEFAULT_TIME_ZONE: Final = "Asia/Shanghai"
 # What a parent lends an area that does not say its own.
 _INHERITED: Final = (("time_zone",), ("latitude", "longitude"))
+# What decides when a lamp is due, and what its reports say of light.
+_LIGHTING: Final = frozenset(
+    {
+        "in_service_from",
+        "latitude",
+        "longitude",
+        "programme",
+        "rated_power_w",
+        "reporting_period_s",
+        "time_zone",
+    }
+)
 
 Values = dict[str, Any]
 Rows = dict[str, Values]
@@ -106,9 +118,7 @@ def import_files(
         for table in TABLES:
             _compare(table, before[table.name], after[table.name], report)
         _store(conn, before, after)
-        for change in report.changed:
-            if change.column == "in_service_from":
-                _restate(conn, change)
+        _restate(conn, report.changed, now)
         if report.changed or any(report.added.values()):
             _touch(conn)
         if dry_run:
@@ -219,13 +229,34 @@ def _mark_nights(conn: psycopg.Connection, device_id: int, start: datetime, end:
     ).rowcount
 
 
-def _restate(conn: psycopg.Connection, change: Change) -> None:
-    """Have the nights counted again in which a device now was in service, or was not."""
-    row = conn.execute("SELECT id FROM device WHERE device = %s", (change.id,)).fetchone()
-    assert row is not None
-    assert isinstance(change.before, datetime)
-    assert isinstance(change.after, datetime)
-    _mark_nights(conn, row[0], *sorted((change.before, change.after)))
+def _restate(conn: psycopg.Connection, changes: Iterable[Change], now: datetime) -> None:
+    """Have the nights counted again that a change of the registry makes look different.
+
+    A corrected start of service reaches back; all else holds from the running night on.
+    """
+    changed = [change for change in changes if change.column in _LIGHTING]
+    conn.execute(
+        """
+        UPDATE lamp_night AS n
+        SET dirty = true
+        FROM device AS d
+        WHERE d.id = n.device_id
+          AND (d.device = ANY (%(devices)s) OR d.community = ANY (%(areas)s))
+          AND n.due_to > %(now)s
+        """,
+        {
+            "devices": [change.id for change in changed if change.table == DEVICES.name],
+            "areas": [change.id for change in changed if change.table == AREAS.name],
+            "now": now,
+        },
+    )
+    for change in changed:
+        if change.column == "in_service_from":
+            row = conn.execute("SELECT id FROM device WHERE device = %s", (change.id,)).fetchone()
+            assert row is not None
+            assert isinstance(change.before, datetime)
+            assert isinstance(change.after, datetime)
+            _mark_nights(conn, row[0], *sorted((change.before, change.after)))
 
 
 def _registered(conn: psycopg.Connection, table: Table) -> Rows:

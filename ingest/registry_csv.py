@@ -218,9 +218,7 @@ DEVICES: Final = Table(
         Column("name_en", _text, "text"),
         Column("life", _one_of(*LIVES), "text", default="in_service"),
         Column("in_service_from", parse_instant, "timestamptz", keep=True),  # new and empty: now
-        Column(
-            "reporting_period_s", _number(0, 86_400, above=True), "float8", default=600.0, keep=True
-        ),
+        Column("reporting_period_s", _number(0, 86_400, above=True), "float8", default=600.0),
         Column("rated_power_w", _number(0, 5_000, above=True), "float8"),
         Column("programme", _programme, "text", default="sun"),
     ),

@@ -106,6 +106,8 @@ class TelemetryWriter(Writer):
     def _recompute(self, conn: psycopg.Connection) -> None:
         by_id = {device.id: device for device in self.registry.devices.values()}
         with conn.transaction():
+            if devices.registry_revision(conn) != self.registry.revision:
+                return  # what marked these nights may be a change not read yet
             for device_id, night in lamp_nights.take_dirty(conn, _RECOMPUTED_AT_ONCE):
                 state = self.projection.state(device_id)
                 lamp_nights.recompute(

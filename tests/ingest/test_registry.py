@@ -252,6 +252,27 @@ class TestImport:
         import_files(registered, write(tmp_path, {"new": text}))
         assert dirty(registered) == [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            pytest.param("sun+15-10", "always", id="programme"),
+            pytest.param("600,60,", "600,80,", id="rated-power"),
+            pytest.param("31.2,121.4", "41.2,121.4", id="place"),
+        ],
+    )
+    def test_what_decides_on_light_holds_from_the_running_night_on(
+        self, registered: psycopg.Connection, tmp_path: Path, before: str, after: str
+    ) -> None:
+        today = datetime.now(UTC).date()
+        add_nights(registered, "c01-lamp-001", today - timedelta(days=3), 5)
+        contents = {"areas": AREAS, "devices": DEVICES}
+        paths = write(tmp_path, {k: v.replace(before, after) for k, v in contents.items()})
+        assert import_files(registered, paths).changed
+        marked = dirty(registered)
+        # Noon in China is at 4:00, so the running night is yesterday's or today's.
+        assert 2 <= len(marked) <= 3
+        assert marked[-1] == today + timedelta(days=1)
+
 
 def add_nights(conn: psycopg.Connection, device: str, first: date, count: int) -> None:
     conn.execute(
