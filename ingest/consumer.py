@@ -69,6 +69,7 @@ class Consumer:
         self._arrived = threading.Event()
         self._generation = 0
         self._connected = False
+        # Since when we hear: the broker confirmed the subscription.
         self.connected_since: datetime | None = None
         self.sessions_lost = 0
         self._client = Client(
@@ -84,13 +85,14 @@ class Consumer:
         self._client.tls_set_context(context)  # pyright: ignore[reportUnknownMemberType]
         self._client.reconnect_delay_set(1, _RECONNECT_DELAY_MAX_S)
         self._client.on_connect = self._on_connect
+        self._client.on_subscribe = self._on_subscribe
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
 
     @property
     def connected(self) -> bool:
-        """Whether the broker accepted us and the link was not lost since."""
-        return self._connected
+        """Whether the broker confirmed the subscription and the link was not lost since."""
+        return self.connected_since is not None
 
     @property
     def alive(self) -> bool:
@@ -176,7 +178,6 @@ class Consumer:
         self._generation += 1
         self._queue.clear()
         self._connected = True
-        self.connected_since = datetime.now(UTC)
         if not flags.session_present:
             self.sessions_lost += 1
         log.info(
@@ -197,6 +198,21 @@ class Consumer:
         code, _ = client.subscribe(topics)
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             log.error("subscribing failed identity=%s code=%s", self.identity, code)
+
+    def _on_subscribe(
+        self,
+        client: Client,
+        userdata: object,
+        mid: int,
+        reasons: list[ReasonCode],
+        properties: Properties | None,
+    ) -> None:
+        del client, userdata, mid, properties
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        if refused:
+            log.error("broker refused subscription identity=%s reasons=%s", self.identity, refused)
+        else:
+            self.connected_since = datetime.now(UTC)
 
     def _on_disconnect(
         self,
