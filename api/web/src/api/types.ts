@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+/** What the API answers, as far as the console reads it. Instants are RFC 3339 in UTC. */
+
+export type Severity = 'critical' | 'major' | 'minor' | 'info';
+export const SEVERITIES: readonly Severity[] = ['critical', 'major', 'minor', 'info'];
+
+export type DeviceState = 'normal' | 'fault' | 'offline' | 'unknown' | 'maintenance';
+export const ABNORMAL_STATES = ['fault', 'offline', 'unknown', 'maintenance'] as const;
+
+export type Verdict = 'met' | 'not_met' | 'undetermined';
+export type Scalar = string | number | boolean | null;
+export type Values = Readonly<Record<string, unknown>>;
+
+export interface Me {
+  readonly username: string;
+  readonly role: string;
+  readonly area: string;
+  readonly area_name: string | null;
+  readonly language: string | null;
+  readonly simulated: boolean;
+  readonly version: string;
+}
+
+export interface Area {
+  readonly area: string;
+  readonly parent: string | null;
+  readonly level: string;
+  readonly name: string;
+  readonly name_en: string | null;
+  readonly time_zone: string;
+  readonly children: number;
+}
+
+export interface KindCount {
+  readonly kind: string;
+  readonly total: number;
+  readonly normal: number;
+  readonly fault: number;
+  readonly offline: number;
+  readonly unknown: number;
+  readonly maintenance: number;
+}
+
+export interface Indicator {
+  readonly from: string;
+  readonly to: string;
+  readonly label: string;
+  readonly value: number | null;
+  readonly lower: number | null;
+  readonly upper: number | null;
+  readonly coverage: number | null;
+  readonly numerator_s: number;
+  readonly denominator_s: number;
+  readonly due_s: number;
+  readonly verdict: Verdict;
+  readonly target: number;
+  readonly revision: number;
+  readonly status: 'provisional' | 'final';
+  readonly lamps?: number | null;
+}
+
+export interface IndicatorSeries {
+  readonly indicator: string;
+  readonly area: string;
+  readonly target: number;
+  readonly source: string;
+  readonly definition: Readonly<Record<string, string>>;
+  readonly rule_version: number;
+  readonly items: readonly Indicator[];
+}
+
+export interface Lighting {
+  readonly night: string;
+  readonly due_from: string | null;
+  readonly due_to: string | null;
+  readonly in_progress: boolean;
+  readonly indicator: Indicator | null;
+  readonly next: { readonly due_from: string; readonly due_to: string } | null;
+}
+
+export interface AlertCounts {
+  readonly unacknowledged: number;
+  readonly active: number;
+  readonly by_severity: Readonly<Partial<Record<Severity, number>>>;
+  readonly oldest_at: string | null;
+}
+
+export interface Gateway {
+  readonly gateway: string;
+  readonly community: string;
+  readonly name: string | null;
+  readonly silent: boolean;
+  readonly last_seen_at: string | null;
+  readonly outbox_messages: number | null;
+  readonly clock: string;
+  readonly version: string | null;
+}
+
+export interface ChildArea {
+  readonly area: string;
+  readonly name: string;
+  readonly name_en: string | null;
+  readonly devices: number;
+  readonly fault: number;
+  readonly offline: number;
+  readonly unacknowledged: number;
+  readonly critical: number;
+  readonly uptime: {
+    readonly value: number | null;
+    readonly lower: number | null;
+    readonly upper: number | null;
+    readonly verdict: Verdict;
+  } | null;
+}
+
+export interface Overview {
+  readonly area: Area;
+  readonly at: string;
+  readonly kinds: readonly KindCount[];
+  readonly lighting: Lighting | null;
+  readonly alerts: AlertCounts;
+  readonly bins_full: number;
+  readonly gates_held: number;
+  readonly gateways: readonly Gateway[];
+  readonly children: readonly ChildArea[];
+}
+
+export interface Alert {
+  readonly id: string;
+  readonly rule: string;
+  readonly severity: Severity;
+  readonly subject: string;
+  readonly kind: string | null;
+  readonly device: string | null;
+  readonly gateway: string | null;
+  readonly area: string;
+  readonly community: string;
+  readonly name: string | null;
+  readonly name_en: string | null;
+  readonly params: Values;
+  readonly active: boolean;
+  readonly acknowledged: boolean;
+  readonly raised_at: string;
+  readonly received_at: string;
+  readonly cleared_at: string | null;
+  readonly acknowledged_at: string | null;
+  readonly acknowledged_by: string | null;
+  readonly note: string | null;
+  readonly late: boolean;
+  readonly version: number;
+}
+
+export interface TimelineEntry {
+  readonly at: string;
+  readonly actor: string | null;
+  readonly action: string;
+  readonly reason: string | null;
+  readonly note: string | null;
+}
+
+export interface AlertDetail extends Alert {
+  readonly timeline: readonly TimelineEntry[];
+}
+
+export interface Page<T> {
+  readonly items: readonly T[];
+  readonly next_cursor: string | null;
+}
+
+/** One changed device, as the stream and the snapshot's feed carry it. */
+export interface DeviceChange {
+  readonly device: string;
+  readonly kind: string;
+  readonly state: DeviceState;
+  readonly at: string | null;
+  readonly received_at: string | null;
+  readonly values: Values;
+  readonly area: string;
+  readonly name: string | null;
+  readonly name_en: string | null;
+}
+
+export interface Device extends DeviceChange {
+  readonly gateway: string;
+  readonly community: string;
+  readonly life: string;
+  readonly since?: string | null;
+  readonly fault: string | null;
+}
+
+/** One stored reading of a device: `at`, `received_at` and the fields of its class. */
+export type HistoryRow = Readonly<Record<string, unknown>> & {
+  readonly at: string;
+  readonly received_at: string;
+};
+
+export interface Snapshot {
+  readonly cursor: string;
+  readonly at: string;
+  readonly overview: Overview;
+  readonly alerts: readonly Alert[];
+  readonly feed?: readonly (DeviceChange | Alert)[];
+}
+
+export interface Delta {
+  readonly cursor: string;
+  readonly at: string;
+  readonly devices?: readonly DeviceChange[];
+  readonly alerts?: readonly Alert[];
+  readonly gateways?: readonly (Partial<Gateway> & { readonly gateway: string })[];
+}
+
+/** RFC 9457, with our `code`. */
+export interface Problem {
+  readonly type?: string;
+  readonly title?: string;
+  readonly status?: number;
+  readonly detail?: string;
+  readonly instance?: string;
+  readonly code?: string;
+  readonly [extension: string]: unknown;
+}

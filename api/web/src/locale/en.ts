@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+import stored from '../../../../ingest/locales/en.json';
+import shown from '../../../locales/en.json';
+
+export default { ...stored, ...shown };
