@@ -37,7 +37,7 @@ IDLE: Final = Idle()
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """Raise an alert, in device time ``at``."""
+    """Raise an alert, in device time ``at``; ``reason`` is a code, worded where people read it."""
 
     at: datetime
     reason: str
@@ -71,7 +71,7 @@ def elapse(
     deadline = track.since + on_delay
     known_until = track.seen + max_silence
     if deadline <= min(now, known_until):
-        return Active(deadline), Raise(deadline, f"held for {on_delay.total_seconds():g} s")
+        return Active(deadline), Raise(deadline, "condition.held")
     if now > known_until:
         return IDLE, None
     return track, None
@@ -104,13 +104,13 @@ def step(
         case Idle(), True:
             if on_delay:
                 return Pending(at, at), decisions
-            return Active(at), (*decisions, Raise(at, "condition met"))
+            return Active(at), (*decisions, Raise(at, "condition.met"))
         case Pending(since), True:
             return Pending(since, at), decisions
         case Pending(), False:
             return IDLE, decisions
         case Active(), False:
-            return IDLE, (*decisions, Clear(at, "condition no longer met"))
+            return IDLE, (*decisions, Clear(at, "condition.ended"))
         case _:
             return track, decisions
 

@@ -25,7 +25,7 @@ from ingest.store.streams import StreamKey
 from ingest.writer import Common, Writer
 
 _PRESENCE_INTERVAL: Final = timedelta(seconds=1)
-_SAVE_INTERVAL: Final = timedelta(seconds=10)
+_SAVE_INTERVAL: Final = timedelta(seconds=5)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -181,7 +181,7 @@ class EventWriter(Writer):
             GATEWAY_SILENT.id,
             severity,
             alerts.Subject("gateway", gateway.gateway, gateway.community, gateway.community),
-            Raise(now, "nothing received") if silent else Clear(now, "heard again"),
+            Raise(now, "gateway.silent") if silent else Clear(now, "gateway.heard"),
             now,
             params={} if last is None else {"last_seen_at": last.isoformat()},
         )

@@ -30,6 +30,8 @@ from ingest.store.devices import Device, Gateway, Registry
 
 _REFUSED_LIVES = {"planned": "device.planned", "retired": "device.retired"}
 
+_UNKNOWN = frozenset({"gateway.unknown", "device.unknown", *_REFUSED_LIVES.values()})
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -57,6 +59,11 @@ class Judged:
     status: Status | None = None
     letters: list[DeadLetter] = field(default_factory=list[DeadLetter])
     rejections: list[Rejection] = field(default_factory=list[Rejection])
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether a newer registry might judge otherwise."""
+        return any(letter.reason in _UNKNOWN for letter in self.letters)
 
     def refuse(self, reason: str, detail: str, index: int | None = None) -> None:
         """Set the message, or its reading ``index``, apart for the dead letters."""

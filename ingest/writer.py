@@ -198,22 +198,31 @@ class Writer(ABC):
     def _tick(self, conn: psycopg.Connection, now: datetime) -> None:
         if now - self._registry_checked_at >= _REGISTRY_INTERVAL:
             self._registry_checked_at = now
-            if devices.registry_revision(conn) != self.registry.revision:
-                self._take_registry(devices.load_registry(conn))
-                self.projection.reload_registry(self.registry)
-                log.info(
-                    "registry loaded lane=%s revision=%d devices=%d",
-                    self.lane,
-                    self.registry.revision,
-                    len(self.registry.devices),
-                )
+            self._reload_registry(conn)
         self.tick(conn, now)
         self.downlink.tell()
+
+    def _reload_registry(self, conn: psycopg.Connection) -> bool:
+        """Read the registry where it changed; return whether it did."""
+        with driver_errors():
+            if devices.registry_revision(conn) == self.registry.revision:
+                return False
+            self._take_registry(devices.load_registry(conn))
+        self.projection.reload_registry(self.registry)
+        log.info(
+            "registry loaded lane=%s revision=%d devices=%d",
+            self.lane,
+            self.registry.revision,
+            len(self.registry.devices),
+        )
+        return True
 
     def _store(self, conn: psycopg.Connection, taken: Sequence[Received]) -> None:
         """Store a flush; bisect it when the database says that some of it can never be stored."""
         started = time.monotonic()
         judged = [self._judge.judge(message) for message in taken]
+        if any(item.is_stranger for item in judged) and self._reload_registry(conn):
+            judged = [self._judge.judge(message) for message in taken]
         try:
             stored = self._transact(conn, judged)
         except Rejected as error:

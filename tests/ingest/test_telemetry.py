@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 
 from edge_agent.kinds.bin import BinReading
@@ -160,3 +161,20 @@ def test_full_bin_is_raised_once_between_its_limits(bench: Bench, start: datetim
     alerts = bench.rows("SELECT active, params FROM alert ORDER BY raised_at")
     assert [alert["active"] for alert in alerts] == [False, True]
     assert alerts[0]["params"] == {"fill_pct": 91}
+
+
+def test_device_registered_a_moment_ago_is_known_at_once(bench: Bench, start: datetime) -> None:
+    writer = bench.telemetry()
+    feed(writer)
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute(
+            """
+            INSERT INTO device (device, kind, gateway, community, area, in_service_from)
+            VALUES ('c01-lamp-003', 'lamp', %s, 'c01', 'c01', %s)
+            """,
+            (GATEWAY, start),
+        )
+        conn.execute("UPDATE installation SET registry_revision = registry_revision + 1")
+    feed(writer, bench.batch(1, lamp(start, device="c01-lamp-003")))
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 1
+    assert bench.value("SELECT count(*) FROM dead_letter") == 0

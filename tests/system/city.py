@@ -36,6 +36,7 @@ class City:
     history_hours: float = 6.0
     rules: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
     metrics_port: int = field(default_factory=free_port)
+    api_port: int = field(default_factory=free_port)
     ingest: Process | None = None
     simulators: Process | None = None
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -69,9 +70,10 @@ certificates = {json.dumps(str(self.broker.services))}
 metrics_port = {self.metrics_port}
 [api]
 host = "{HOST}"
-port = {free_port()}
+port = {self.api_port}
 certificates = {json.dumps(str(self.broker.services))}
-public_url = "http://{HOST}"
+public_url = "{self.url}"
+simulated = true
 {rules}
 """
         )
@@ -79,6 +81,10 @@ public_url = "http://{HOST}"
     @property
     def config(self) -> Path:
         return self.folder / "linli.toml"
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.api_port}"
 
     @property
     def truth(self) -> Path:
