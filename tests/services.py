@@ -34,12 +34,7 @@ OWNER = "linli"
 PASSWORD = "only-for-tests"  # the server listens on 127.0.0.1 and lives as long as the run
 TEMPLATE = "linli_template"
 
-# Background workers hold on to databases, and a database in use cannot be cloned.
-TEST_SETTINGS = {
-    "shared_buffers": "128MB",
-    "max_wal_size": "512MB",
-    "timescaledb.max_background_workers": "0",
-}
+TEST_SETTINGS = {"shared_buffers": "128MB", "max_wal_size": "512MB"}
 
 
 @dataclass(frozen=True, slots=True)
