@@ -1,0 +1,774 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live picture: one subscription a process, one encoding an area, one bounded queue a viewer.
+
+The live topic is a hint, the tables are the truth: at start, after each reconnect and every ten
+seconds the hub reads what it watches again, so a lost QoS 0 message heals within that time. A
+batch is encoded once for all viewers of an area whose roles see the same (`Channel`); nobody's
+slowness is anybody else's wait.
+"""
+
+import asyncio
+import heapq
+import json
+import logging
+import random
+import ssl
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import aiomqtt
+import psycopg
+from psycopg.rows import class_row
+from psycopg_pool import PoolTimeout
+from pydantic import ValidationError
+
+from api import people
+from api.alerts import Alert
+from api.answers import Answer, Instant, Scalar, rfc3339
+from api.config import BrokerAddress
+from api.devices import values_of
+from api.errors import Problem
+from api.metrics import Metrics
+from api.overview import DeviceState, Overview, read_overview
+from api.people import Principal
+from api.places import Place, find_area
+from api.scope import DURESS, Scope, is_within
+from api.state import Clock, Connection, Pool
+from edge_agent import topics
+from edge_agent.messages import Live
+
+log = logging.getLogger(__name__)
+
+IDENTITY: Final = "api-live-00"
+STREAMS_MAX: Final = 10
+QUEUE_MAX: Final = 256
+RING_MAX: Final = 120
+# While gateways send what they kept, batches are large; then fewer of them are kept.
+RING_BYTES_MAX: Final = 8 * 1024 * 1024
+SNAPSHOT_ALERTS_MAX: Final = 200
+FEED_MAX: Final = 50
+# Above this an area's stream tells aggregates and alerts only: upper levels get no devices.
+DEVICES_MAX: Final = 20_000
+BATCH_EVERY_S: Final = 1.0
+OVERVIEW_EVERY_S: Final = 5.0
+RECONCILE_EVERY_S: Final = 10.0
+PING_EVERY_S: Final = 15.0
+RIGHTS_EVERY_S: Final = 5.0
+# Longer than any statement of ingest may run: an alert committed late is still found.
+_ALERT_OVERLAP: Final = timedelta(seconds=60)
+# A channel nobody watches any more is kept so long, for those who come back.
+_LINGER_S: Final = 120.0
+_ALERTS_KNOWN_MAX: Final = 10_000
+_RECONNECT_MAX_S: Final = 30.0
+
+# What a reader of the database may meet and outlive: it tries again a little later.
+_DATABASE_ERRORS: Final = (psycopg.OperationalError, PoolTimeout)
+
+
+class DeviceChange(Answer):
+    """A device's latest state, as a stream and the feed tell it."""
+
+    device: str
+    kind: str
+    state: DeviceState
+    at: Instant | None
+    received_at: Instant | None
+    values: dict[str, Scalar]
+    area: str
+    name: str
+    name_en: str | None
+
+
+class GatewayChange(Answer):
+    """Whether a gateway is heard."""
+
+    gateway: str
+    silent: bool
+    last_seen_at: Instant | None
+
+
+class Snapshot(Answer):
+    """All a screen needs to begin: ``alerts`` are the open ones, the newest 200 at most."""
+
+    cursor: str
+    at: Instant
+    overview: Overview
+    alerts: list[Alert]
+    feed: list[DeviceChange | Alert]
+
+
+class Delta(Answer):
+    """What changed since the cursor before."""
+
+    cursor: str
+    at: Instant
+    devices: list[DeviceChange]
+    alerts: list[Alert]
+    gateways: list[GatewayChange]
+
+
+def event(name: str, data: bytes, cursor: str | None = None) -> bytes:
+    """Return one server-sent event. An empty ``cursor`` makes the reader forget its own."""
+    identity = b"" if cursor is None else b"id: " + cursor.encode() + b"\n"
+    return b"event: " + name.encode() + b"\n" + identity + b"data: " + data + b"\n\n"
+
+
+# An empty id: who reconnects by itself then begins with a snapshot.
+RESET: Final = event("reset", b"{}", "")
+
+
+class Viewer:
+    """One open stream: its queue is bounded, and whoever cannot keep up begins anew."""
+
+    def __init__(self, principal: Principal, channel: "Channel", metrics: Metrics) -> None:
+        """Open the queue."""
+        self.principal = principal
+        self.channel = channel
+        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._metrics = metrics
+        self._closed = False
+
+    def put(self, item: bytes) -> None:
+        """Queue an event; a full queue becomes one ``reset``, and the stream ends."""
+        if self._closed:
+            return
+        if self.queue.qsize() >= QUEUE_MAX:
+            self._metrics.stream_resets.inc()
+            self._drain()
+            self.queue.put_nowait(RESET)
+            self.close()
+            return
+        self.queue.put_nowait(item)
+
+    def close(self) -> None:
+        """Let the stream end after what is queued."""
+        if not self._closed:
+            self._closed = True
+            self.queue.put_nowait(None)
+
+    def cut(self) -> None:
+        """Let the stream end at once: nothing more may be told."""
+        self._drain()
+        self.close()
+
+    def _drain(self) -> None:
+        while not self.queue.empty():
+            self.queue.get_nowait()
+
+
+@dataclass(eq=False, slots=True)
+class Channel:
+    """All viewers of one area whose roles see the same, and the last batches they were told."""
+
+    place: Place
+    hidden_rules: tuple[str, ...]
+    epoch: str
+    scope: Scope
+    with_devices: bool
+    sequence: int = 0
+    ring: deque[tuple[int, bytes]] = field(default_factory=deque[tuple[int, bytes]])
+    ring_bytes: int = 0
+    viewers: set[Viewer] = field(default_factory=set[Viewer])
+    devices: dict[str, DeviceChange] = field(default_factory=dict[str, DeviceChange])
+    gateways: dict[str, GatewayChange] = field(default_factory=dict[str, GatewayChange])
+    overview: bytes = b""
+    overview_is_due: bool = False
+    empty_since: float | None = None
+
+    @property
+    def cursor(self) -> str:
+        """Where the channel is."""
+        return f"{self.epoch}-{self.sequence}"
+
+    def covers(self, path: str, rule: str | None = None) -> bool:
+        """Whether something at ``path``, or an alert of ``rule`` there, is told here."""
+        return rule not in self.hidden_rules and is_within(path, self.place.path)
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Tell all viewers, and keep it for those who come back; data holds `next_cursor`."""
+        self.sequence += 1
+        encoded = event(name, data, self.cursor)
+        self.ring.append((self.sequence, encoded))
+        self.ring_bytes += len(encoded)
+        while len(self.ring) > RING_MAX or self.ring_bytes > RING_BYTES_MAX:
+            self.ring_bytes -= len(self.ring.popleft()[1])
+        for viewer in self.viewers:
+            viewer.put(encoded)
+
+    @property
+    def next_cursor(self) -> str:
+        """The cursor of the batch to be published next."""
+        return f"{self.epoch}-{self.sequence + 1}"
+
+    def since(self, cursor: str) -> list[bytes] | None:
+        """Return what was told after ``cursor``, None where that is not known."""
+        epoch, _, number = cursor.rpartition("-")
+        if epoch != self.epoch or not number.isascii() or not number.isdigit() or len(number) > 15:
+            return None
+        seen = int(number)
+        oldest = self.ring[0][0] if self.ring else self.sequence + 1
+        if not oldest - 1 <= seen <= self.sequence:
+            return None
+        return [encoded for sequence, encoded in self.ring if sequence > seen]
+
+
+@dataclass(slots=True)
+class _Known:
+    """A device of a watched community: where it is, and what was told of it last."""
+
+    path: str
+    change: DeviceChange
+
+
+@dataclass(slots=True)
+class _Community:
+    """The mirror of one community: latest wins."""
+
+    path: str
+    devices: dict[str, _Known] = field(default_factory=dict[str, _Known])
+    gateways: dict[str, GatewayChange] = field(default_factory=dict[str, GatewayChange])
+
+
+class Hub:
+    """Turns live messages and re-read tables into what viewers are told."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        clock: Clock,
+        metrics: Metrics,
+        broker: BrokerAddress,
+        tls: ssl.SSLContext,
+        *,
+        devices_max: int = DEVICES_MAX,
+    ) -> None:
+        """Build it; nothing happens before `run`."""
+        self._pool = pool
+        self._clock = clock
+        self._metrics = metrics
+        self._broker = broker
+        self._tls = tls
+        self._devices_max = devices_max
+        self._channels: dict[tuple[str, tuple[str, ...]], Channel] = {}
+        self._opening = asyncio.Lock()
+        self._communities: dict[str, _Community] = {}
+        self._alerts_told: OrderedDict[UUID, int] = OrderedDict()
+        self._alert_ids: set[UUID] = set()
+        self._alerts_wanted = asyncio.Event()
+        self._read_again = asyncio.Event()
+        self._closing = False
+        self.is_connected = False
+
+    # -- what others call
+
+    async def run(self) -> None:
+        """Run for ever; an error that is no outage ends it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(), name="live-listen")
+            group.create_task(self._reconcile_for_ever(), name="live-reconcile")
+            group.create_task(self._tell_alerts_for_ever(), name="live-alerts")
+            group.create_task(self._tick_for_ever(), name="live-tick")
+            group.create_task(self._overview_for_ever(), name="live-overview")
+            group.create_task(self._rights_for_ever(), name="live-rights")
+            group.create_task(self._ping_for_ever(), name="live-ping")
+
+    def close(self) -> None:
+        """End all streams, for good: the process is about to stop."""
+        self._closing = True
+        for viewer in self._viewers():
+            viewer.close()
+
+    def drop(self, credential: bytes) -> None:
+        """End the streams of a session that ended."""
+        for viewer in self._viewers():
+            if viewer.principal.credential == credential:
+                viewer.cut()
+
+    def tell_alert(self, alert: UUID) -> None:
+        """Tell viewers of an alert that changed, without waiting for anything."""
+        self._alert_ids.add(alert)
+        self._alerts_wanted.set()
+
+    async def join(self, principal: Principal, place: Place) -> Viewer:
+        """Open a stream for somebody who may see ``place``.
+
+        Raises:
+            Problem: ``stream.too_many``, or ``unavailable`` while the process stops.
+        """
+        mine = [viewer for viewer in self._viewers() if viewer.principal.name == principal.name]
+        if len(mine) >= STREAMS_MAX:
+            raise Problem("stream.too_many", headers={"Retry-After": "30"})
+        channel = await self._channel(principal, place)
+        if self._closing:
+            raise Problem("unavailable", headers={"Retry-After": "5"})
+        viewer = Viewer(principal, channel, self._metrics)
+        channel.viewers.add(viewer)
+        channel.empty_since = None
+        self._metrics.streams.inc()
+        return viewer
+
+    def leave(self, viewer: Viewer) -> None:
+        """Forget a stream that ended."""
+        channel = viewer.channel
+        if viewer in channel.viewers:
+            channel.viewers.remove(viewer)
+            self._metrics.streams.dec()
+            if not channel.viewers:
+                channel.empty_since = asyncio.get_running_loop().time()
+
+    async def begin(self, viewer: Viewer, last_event_id: str | None) -> list[bytes]:
+        """Return what a stream begins with: what was missed, or else a snapshot.
+
+        The viewer has joined, so whatever changes meanwhile comes after it; told twice does no
+        harm, for every item carries its version or its time.
+        """
+        if last_event_id:
+            missed = viewer.channel.since(last_event_id)
+            if missed is not None:
+                # Joined a moment ago: what is queued already is among what was missed.
+                while not viewer.queue.empty():
+                    viewer.queue.get_nowait()
+                return missed
+        return [await self._snapshot(viewer.channel)]
+
+    # -- channels and the mirror
+
+    def _viewers(self) -> list[Viewer]:
+        return [viewer for channel in self._channels.values() for viewer in channel.viewers]
+
+    async def _channel(self, principal: Principal, place: Place) -> Channel:
+        hidden = tuple(principal.scope.hidden_rules)
+        key = (place.area, hidden)
+        async with self._opening:
+            channel = self._channels.get(key)
+            if channel is not None and channel.place.path == place.path:
+                return channel
+            async with self._pool.connection() as conn:
+                cursor = await conn.execute(
+                    "SELECT count(*) FROM device_view WHERE path <@ %s::ltree", (place.path,)
+                )
+                row = await cursor.fetchone()
+                with_devices = row is not None and row[0] <= self._devices_max
+                # What is told depends on the area and on what is hidden, not on who asked first.
+                scope = Scope("property" if DURESS in hidden else "admin", place.area, place.path)
+                epoch = f"{random.getrandbits(40):010x}"
+                if channel is not None:  # the area was moved: whoever watches it begins anew
+                    for viewer in channel.viewers:
+                        viewer.cut()
+                channel = Channel(place, hidden, epoch, scope, with_devices)
+                self._channels[key] = channel
+                await self._read_communities(conn, [channel])
+            return channel
+
+    async def _read_communities(self, conn: Connection, channels: Iterable[Channel]) -> int:
+        """Bring the mirror up to the tables; returns how many changes nobody had told."""
+        paths = [channel.place.path for channel in channels if channel.with_devices]
+        found: dict[str, _Community] = {}
+        healed = 0
+        cursor = await conn.execute(
+            """
+            SELECT d.community, d.community_path::text, d.path::text, d.device, d.kind, d.state,
+                   d.at, d.received_at, d.reading::text, d.area, d.name, d.name_en
+            FROM device_view AS d
+            WHERE d.community IN (
+                SELECT o.area FROM area AS o
+                WHERE o.path <@ ANY (%(paths)s::ltree[]) OR o.path @> ANY (%(paths)s::ltree[]))
+              AND d.life IN ('in_service', 'maintenance')
+            """,
+            {"paths": paths},
+        )
+        async for community, community_path, path, *rest in cursor:
+            mirror = found.setdefault(community, _Community(community_path))
+            known = self._communities.get(community)
+            before = known.devices.get(rest[0]) if known is not None else None
+            is_news, entry = _compare(before, path, rest)
+            mirror.devices[rest[0]] = entry
+            if is_news and known is not None:
+                healed += 1
+                self._device_changed(entry)
+        cursor = await conn.execute(
+            """
+            SELECT g.community, a.path::text, g.gateway, g.silent, g.last_seen_at
+            FROM gateway AS g
+            JOIN area AS a ON a.area = g.community
+            WHERE a.path <@ ANY (%(paths)s::ltree[]) OR a.path @> ANY (%(paths)s::ltree[])
+            """,
+            {"paths": [channel.place.path for channel in channels]},
+        )
+        async for community, community_path, gateway, silent, last_seen_at in cursor:
+            mirror = found.setdefault(community, _Community(community_path))
+            known = self._communities.get(community)
+            before_gateway = known.gateways.get(gateway) if known is not None else None
+            change = GatewayChange(gateway=gateway, silent=silent, last_seen_at=last_seen_at)
+            if before_gateway is not None and _is_older(last_seen_at, before_gateway.last_seen_at):
+                change = before_gateway
+            mirror.gateways[gateway] = change
+            if known is not None and change != before_gateway:
+                self._gateway_changed(community_path, change)
+        self._communities.update(found)
+        return healed
+
+    def _device_changed(self, known: _Known) -> None:
+        for channel in self._channels.values():
+            if channel.with_devices and channel.covers(known.path):
+                channel.devices[known.change.device] = known.change
+
+    def _gateway_changed(self, community_path: str, change: GatewayChange) -> None:
+        for channel in self._channels.values():
+            if channel.covers(community_path):
+                channel.gateways[change.gateway] = change
+
+    # -- what comes in
+
+    async def _listen(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                async with aiomqtt.Client(
+                    self._broker.host,
+                    self._broker.port,
+                    identifier=IDENTITY,
+                    protocol=aiomqtt.ProtocolVersion.V5,
+                    tls_context=self._tls,
+                    keepalive=30,
+                    timeout=10,
+                ) as client:
+                    await client.subscribe(f"{topics.PREFIX}/live/+", qos=0)
+                    log.info("live topic subscribed")
+                    attempt = 0
+                    self._connected(yes=True)
+                    # Whatever happened while nobody listened.
+                    self._read_again.set()
+                    async for message in client.messages:
+                        self._receive(str(message.topic), message.payload)
+            except aiomqtt.MqttError as exc:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # Leaving the client failed, and hid that this task is to end.
+                    raise asyncio.CancelledError from exc
+                if attempt == 0:
+                    log.warning("broker lost, retrying until it is back: %s", exc)
+            self._connected(yes=False)
+            attempt += 1
+            ceiling_s = min(_RECONNECT_MAX_S, 0.5 * 2 ** min(attempt, 10))
+            await asyncio.sleep(ceiling_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
+
+    def _connected(self, *, yes: bool) -> None:
+        self.is_connected = yes
+        self._metrics.live_connected.set(int(yes))
+
+    def _receive(self, topic: str, payload: object) -> None:
+        """Take in one live message; what cannot be read is counted and healed from the tables."""
+        community = topic.rpartition("/")[2]
+        try:
+            message = Live.model_validate_json(payload if isinstance(payload, bytes) else b"")
+        except ValidationError:
+            self._metrics.live_messages.labels("malformed").inc()
+            return
+        self._metrics.live_messages.labels("read").inc()
+        if not self._channels:
+            return
+        for text in message.alerts:
+            try:
+                self._alert_ids.add(UUID(text))
+            except ValueError:
+                self._metrics.live_messages.labels("malformed").inc()
+        if self._alert_ids:
+            self._alerts_wanted.set()
+        mirror = self._communities.get(community)
+        if mirror is None:
+            return
+        for device in message.devices:
+            known = mirror.devices.get(device.device)
+            if known is None:
+                continue  # registered a moment ago; the next reading of the tables finds it
+            before = known.change
+            if _is_older(device.at, before.at):
+                continue
+            change = before.model_copy(
+                update={
+                    "state": device.state,
+                    "at": device.at,
+                    "received_at": device.received_at,
+                    "values": values_of(device.kind, device.values),
+                }
+            )
+            if change != before:
+                known.change = change
+                self._device_changed(known)
+        for gateway in message.gateways:
+            told = GatewayChange(
+                gateway=gateway.gateway, silent=gateway.silent, last_seen_at=gateway.last_seen_at
+            )
+            if mirror.gateways.get(gateway.gateway) != told:
+                mirror.gateways[gateway.gateway] = told
+                self._gateway_changed(mirror.path, told)
+
+    async def _reconcile_for_ever(self) -> None:
+        is_down = False
+        while True:
+            try:
+                async with asyncio.timeout(RECONCILE_EVERY_S):
+                    await self._read_again.wait()
+            except TimeoutError:
+                pass
+            self._read_again.clear()
+            self._forget_unwatched()
+            if not self._channels:
+                continue
+            try:
+                await self._reconcile()
+            except _DATABASE_ERRORS as exc:
+                if not is_down:
+                    log.warning("live state not read again, database not available: %s", exc)
+                is_down = True
+            else:
+                if is_down:
+                    log.info("live state read again")
+                is_down = False
+
+    async def _reconcile(self) -> None:
+        async with self._pool.connection() as conn:
+            healed = await self._read_communities(conn, list(self._channels.values()))
+            cursor = await conn.execute(
+                "SELECT id, version FROM alert WHERE changed_at > %s",
+                (self._clock() - _ALERT_OVERLAP,),
+            )
+            late = {
+                alert async for alert, version in cursor if self._alerts_told.get(alert) != version
+            }
+        self._metrics.live_healed.labels("device").inc(healed)
+        self._metrics.live_healed.labels("alert").inc(len(late))
+        if late:
+            self._alert_ids |= late
+            self._alerts_wanted.set()
+
+    def _forget_unwatched(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for key, channel in list(self._channels.items()):
+            if channel.empty_since is not None and now_s - channel.empty_since > _LINGER_S:
+                del self._channels[key]
+        if not self._channels:
+            self._communities.clear()
+
+    # -- what goes out
+
+    async def _tell_alerts_for_ever(self) -> None:
+        while True:
+            await self._alerts_wanted.wait()
+            self._alerts_wanted.clear()
+            wanted, self._alert_ids = self._alert_ids, set()
+            if not self._channels:
+                continue
+            try:
+                await self._tell_alerts(wanted)
+            except _DATABASE_ERRORS as exc:
+                # Every ten seconds the tables are asked what was not told yet.
+                log.warning("alerts not told yet count=%d: %s", len(wanted), exc)
+
+    async def _tell_alerts(self, wanted: set[UUID]) -> None:
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(
+                "SELECT id, path::text FROM alert_view WHERE id = ANY (%s)", (list(wanted),)
+            )
+            paths: dict[UUID, str] = {alert: path async for alert, path in cursor}
+            alerts = await _read_alerts(conn, list(paths))
+        news: list[tuple[str, Alert]] = []
+        for alert in alerts:
+            if self._alerts_told.get(alert.id, 0) >= alert.version:
+                continue
+            self._alerts_told[alert.id] = alert.version
+            self._alerts_told.move_to_end(alert.id)
+            news.append((paths[alert.id], alert))
+        while len(self._alerts_told) > _ALERTS_KNOWN_MAX:
+            self._alerts_told.popitem(last=False)
+        for channel in self._channels.values():
+            mine = [alert for path, alert in news if channel.covers(path, alert.rule)]
+            if mine:
+                self._tell(channel, mine)
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(BATCH_EVERY_S)
+            for channel in self._channels.values():
+                if channel.devices or channel.gateways:
+                    self._tell(channel)
+
+    def _tell(self, channel: Channel, alerts: Iterable[Alert] = ()) -> None:
+        delta = Delta(
+            cursor=channel.next_cursor,
+            at=self._clock(),
+            devices=list(channel.devices.values()),
+            alerts=list(alerts),
+            gateways=list(channel.gateways.values()),
+        )
+        channel.devices, channel.gateways = {}, {}
+        channel.overview_is_due = True
+        channel.publish("delta", delta.encode())
+
+    async def _overview_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(OVERVIEW_EVERY_S)
+            for channel in list(self._channels.values()):
+                if not channel.viewers or not channel.overview_is_due:
+                    continue
+                channel.overview_is_due = False
+                try:
+                    await self._tell_overview(channel)
+                except _DATABASE_ERRORS as exc:
+                    channel.overview_is_due = True
+                    log.warning("overview not told, database not available: %s", exc)
+                except Problem:  # the area was moved or removed: its viewers find out anew
+                    for viewer in channel.viewers:
+                        viewer.cut()
+
+    async def _tell_overview(self, channel: Channel) -> None:
+        overview = await self._read_overview(channel)
+        # The moment of reading alone is no news.
+        content = overview.model_dump_json(by_alias=True, exclude={"at"}).encode()
+        if content != channel.overview:
+            channel.overview = content
+            channel.publish("overview", overview.encode())
+
+    async def _read_overview(self, channel: Channel) -> Overview:
+        async with self._pool.connection() as conn:
+            place = await find_area(conn, channel.scope, channel.place.area)
+            return await read_overview(conn, channel.scope, place, now=self._clock())
+
+    async def _snapshot(self, channel: Channel) -> bytes:
+        cursor = channel.cursor
+        overview = await self._read_overview(channel)
+        async with self._pool.connection() as conn:
+            alerts = await _read_alerts_of(conn, channel, open_only=True, count=SNAPSHOT_ALERTS_MAX)
+            recent = await _read_alerts_of(conn, channel, open_only=False, count=FEED_MAX)
+        snapshot = Snapshot(
+            cursor=cursor,
+            at=self._clock(),
+            overview=overview,
+            alerts=alerts,
+            feed=self._feed(channel, recent),
+        )
+        return event("snapshot", snapshot.encode(), cursor)
+
+    def _feed(self, channel: Channel, alerts: list[Alert]) -> list[DeviceChange | Alert]:
+        """Return the last things that happened, newest first."""
+        items: list[tuple[datetime, DeviceChange | Alert]] = [
+            (max(at for at in (a.raised_at, a.cleared_at, a.acknowledged_at) if at), a)
+            for a in alerts
+        ]
+        if channel.with_devices:
+            items += [
+                (known.change.at, known.change)
+                for mirror in self._communities.values()
+                for known in mirror.devices.values()
+                if known.change.at is not None and channel.covers(known.path)
+            ]
+        newest = heapq.nlargest(FEED_MAX, items, key=lambda item: item[0])
+        return [item for _, item in newest]
+
+    async def _ping_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(PING_EVERY_S)
+            ping = event("ping", json.dumps({"at": rfc3339(self._clock())}).encode())
+            for viewer in self._viewers():
+                viewer.put(ping)
+
+    async def _rights_for_ever(self) -> None:
+        """End the streams of those who may no longer; an open stream keeps its session in use."""
+        while True:
+            await asyncio.sleep(RIGHTS_EVERY_S)
+            viewers = self._viewers()
+            if not viewers:
+                continue
+            credentials = {viewer.principal.credential for viewer in viewers}
+            now = self._clock()
+            try:
+                async with self._pool.connection() as conn:
+                    rights = await people.rights(conn, credentials, now=now)
+                    await people.touch(conn, list(rights), now=now)
+            except _DATABASE_ERRORS as exc:
+                log.warning("rights not checked, database not available: %s", exc)
+                continue
+            for viewer in viewers:
+                who = viewer.principal
+                if rights.get(who.credential) != (who.role, who.path):
+                    viewer.cut()
+
+
+def _is_older(at: datetime | None, than: datetime | None) -> bool:
+    return than is not None and (at is None or at < than)
+
+
+def _compare(before: _Known | None, path: str, row: list[Any]) -> tuple[bool, _Known]:
+    """Return whether a device's row is news, and what is known from now on.
+
+    Any: the row's columns differ in type. The reading is parsed only where something changed.
+    """
+    device, kind, state, at, received_at, reading, area, name, name_en = row
+    if before is not None:
+        old = before.change
+        same_place = before.path == path and (old.name, old.name_en) == (name, name_en)
+        if same_place and (_is_older(at, old.at) or (old.state, old.at) == (state, at)):
+            return False, before
+    values: Mapping[str, Scalar] = json.loads(reading) if reading else {}
+    change = DeviceChange(
+        device=device,
+        kind=kind,
+        state=state,
+        at=at,
+        received_at=received_at,
+        values=values_of(kind, values),
+        area=area,
+        name=name,
+        name_en=name_en,
+    )
+    return before is not None, _Known(path, change)
+
+
+async def _read_alerts(conn: Connection, ids: list[UUID]) -> list[Alert]:
+    """Return alerts by id; who may be told of them is decided channel by channel."""
+    async with conn.cursor(row_factory=class_row(Alert)) as cursor:
+        await cursor.execute(
+            """
+            SELECT t.id, t.rule, t.severity, t.subject, t.kind, t.device, t.gateway, t.area,
+                   t.community, t.name, t.name_en, t.params, t.active, t.acknowledged, t.raised_at,
+                   t.received_at, t.cleared_at, t.acknowledged_at, t.acknowledged_by, t.note,
+                   t.late, t.version
+            FROM alert_view AS t
+            WHERE t.id = ANY (%s)
+            """,
+            (ids,),
+        )
+        return await cursor.fetchall()
+
+
+async def _read_alerts_of(
+    conn: Connection, channel: Channel, *, open_only: bool, count: int
+) -> list[Alert]:
+    """Return the newest alerts of a channel: the open ones, or those that changed last."""
+    async with conn.cursor(row_factory=class_row(Alert)) as cursor:
+        await cursor.execute(
+            """
+            SELECT t.id, t.rule, t.severity, t.subject, t.kind, t.device, t.gateway, t.area,
+                   t.community, t.name, t.name_en, t.params, t.active, t.acknowledged, t.raised_at,
+                   t.received_at, t.cleared_at, t.acknowledged_at, t.acknowledged_by, t.note,
+                   t.late, t.version
+            FROM alert_view AS t
+            WHERE t.path <@ %(scope)s::ltree  -- invariant 9
+              AND NOT t.rule = ANY (%(hidden)s)
+              AND (NOT %(open_only)s OR t.active OR NOT t.acknowledged)
+            ORDER BY CASE WHEN %(open_only)s THEN t.raised_at ELSE t.changed_at END DESC, t.id DESC
+            LIMIT %(count)s
+            """,
+            {
+                "scope": channel.scope.path,
+                "hidden": list(channel.hidden_rules),
+                "open_only": open_only,
+                "count": count,
+            },
+        )
+        return await cursor.fetchall()

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error as ``application/problem+json`` (RFC 9457), titled in the reader's language.
+
+Codes travel, sentences do not: a client acts on ``code``, a person reads ``title``. ``instance``
+is the request id, which the log names as well.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, cast
+
+import psycopg
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from psycopg_pool import PoolTimeout
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from api.errors import FieldError, Problem
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+# One request can be wrong in thousands of ways; nobody reads them all.
+ERRORS_MAX: Final = 20
+Language = Literal["zh-CN", "en"]
+
+# code: status, title in zh-CN, title in en.
+KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
+    "request.malformed": (400, "请求格式有误", "The request is malformed"),
+    "body.missing": (400, "请求缺少正文", "The request has no body"),
+    "body.not_json": (400, "请求正文不是有效的 JSON", "The body is not valid JSON"),
+    "cursor.invalid": (400, "分页游标无效,请从第一页重新开始", "The cursor is not valid here"),
+    "if_match.invalid": (400, "If-Match 须为版本号", "If-Match must be a version number"),
+    "session.required": (401, "请先登录", "Log in first"),
+    "credentials.invalid": (401, "用户名或密码错误", "User name or password is wrong"),
+    "csrf": (403, "请求来自其他网站,已拒绝", "Refused: the request comes from another site"),
+    "role.forbidden": (403, "您的角色无权执行此操作", "Your role does not allow this"),
+    "address.forbidden": (403, "此地址不可访问", "Not allowed from this address"),
+    "not_found": (404, "未找到", "Not found"),
+    "method.not_allowed": (405, "不支持该请求方法", "The method is not allowed here"),
+    "not_acceptable": (406, "无法提供所要求的格式", "No acceptable format can be given"),
+    "alert.acknowledged": (409, "该告警已被确认", "The alert is already acknowledged"),
+    "alert.changed": (412, "该告警已被他人更改", "The alert was changed by someone else"),
+    "body.too_large": (413, "请求正文过大", "The body is too large"),
+    "address.too_long": (414, "请求地址过长", "The address is too long"),
+    "content_type.unsupported": (415, "正文须为 application/json", "The body must be JSON"),
+    "request.invalid": (422, "请求参数不符合要求", "The request does not fit"),
+    "headers.too_large": (431, "请求头过大", "The headers are too large"),
+    "session.too_many": (429, "登录尝试过多,请稍后再试", "Too many log-in attempts, try later"),
+    "stream.too_many": (429, "打开的实时连接过多", "Too many open live streams"),
+    "internal": (500, "服务器内部错误", "Internal error"),
+    "unavailable": (503, "服务暂时不可用,请稍后重试", "Not available right now, try again"),
+}
+_BY_STATUS: Final = {
+    400: "request.malformed",
+    401: "session.required",
+    403: "role.forbidden",
+    404: "not_found",
+    405: "method.not_allowed",
+    406: "not_acceptable",
+    413: "body.too_large",
+    415: "content_type.unsupported",
+    422: "request.invalid",
+    503: "unavailable",
+}
+
+# code: message in zh-CN, in en; braces take what `FieldError.bounds` holds.
+_MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
+    "field.missing": ("必填", "is required"),
+    "field.unknown": ("未知字段", "is not known"),
+    "field.type": ("类型不符", "has the wrong type"),
+    "field.enum": ("须为以下之一:{allowed}", "must be one of {allowed}"),
+    "field.unfitting": ("与其他参数不能同时使用", "does not go with the other parameters"),
+    "value.range": ("超出范围", "is out of range"),
+    "value.range:min": ("须不小于 {min}", "must be {min} or more"),
+    "value.range:max": ("须不大于 {max}", "must be {max} or less"),
+    "text.too_short": ("至少 {min} 个字符", "must have at least {min} characters"),
+    "text.too_long": ("最多 {max} 个字符", "must have at most {max} characters"),
+    "text.invalid": ("含有不允许的字符", "contains characters that are not allowed"),
+    "time.naive": ("时间须带时区", "must carry a time zone"),
+    "time.format": ("须为 RFC 3339 时间", "must be an RFC 3339 time"),
+    "date.format": ("须为 YYYY-MM-DD 日期", "must be a date, YYYY-MM-DD"),
+    "range.reversed": ("结束须晚于开始", "must end after it begins"),
+    "range.too_long": ("最长 {max_days} 天", "must not exceed {max_days} days"),
+    "request.malformed": ("格式有误", "is malformed"),
+}
+
+# pydantic's error types and our codes for them.
+_CODES: Final = {
+    "missing": "field.missing",
+    "extra_forbidden": "field.unknown",
+    "enum": "field.enum",
+    "literal_error": "field.enum",
+    "greater_than": "value.range",
+    "greater_than_equal": "value.range",
+    "less_than": "value.range",
+    "less_than_equal": "value.range",
+    "string_too_short": "text.too_short",
+    "string_too_long": "text.too_long",
+    "string_pattern_mismatch": "text.invalid",
+    "string_unicode": "text.invalid",
+    "value_error": "text.invalid",
+    "timezone_aware": "time.naive",
+    "datetime_parsing": "time.format",
+    "datetime_from_date_parsing": "time.format",
+    "datetime_type": "time.format",
+    "date_parsing": "date.format",
+    "date_from_datetime_parsing": "date.format",
+    "date_from_datetime_inexact": "date.format",
+    "date_type": "date.format",
+}
+
+
+class ErrorItem(BaseModel):
+    """One thing that is wrong with the request; bounds such as ``min`` stand beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    pointer: str = Field(examples=["/query/limit"])
+    code: str = Field(examples=["value.range"])
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457, with a stable ``code``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    code: str
+    instance: str = Field(description="the request id")
+    detail: str | None = None
+    errors: list[ErrorItem] | None = None
+
+
+def language(accept: str) -> Language:
+    """Return the language that an ``Accept-Language`` prefers among ours; zh-CN by default."""
+    best: tuple[float, Language] = (0.0, "zh-CN")
+    for part in accept.split(",")[:20]:
+        tag, _, parameters = part.strip().partition(";")
+        name, _, value = parameters.strip().partition("=")
+        quality = 1.0
+        if name.strip() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                continue
+        primary = tag.strip().lower().split("-")[0]
+        known: Language | None = {"zh": "zh-CN", "en": "en"}.get(primary)  # pyright: ignore[reportAssignmentType] - the table's values are the two languages
+        if known is not None and quality > best[0]:
+            best = (quality, known)
+    return best[1]
+
+
+def request_id(request: Request) -> str:
+    """Return the id under which this request is logged."""
+    return cast(str, request.scope.get("linli.request_id", ""))
+
+
+def document(problem: Problem, tongue: Language, instance: str) -> dict[str, object]:
+    """Return the problem as RFC 9457 wants it."""
+    status, chinese, english = KINDS[problem.code]
+    members: dict[str, object] = {
+        "type": f"urn:linli:problem:{problem.code}",
+        "title": english if tongue == "en" else chinese,
+        "status": status,
+        "code": problem.code,
+        "instance": instance,
+    }
+    if problem.detail is not None:
+        members["detail"] = problem.detail
+    if problem.errors:
+        members["errors"] = [_item(error, tongue) for error in problem.errors]
+    return members | problem.extra
+
+
+def answer(request: Request, problem: Problem) -> Response:
+    """Return the response that tells the client of ``problem``."""
+    tongue = language(request.headers.get("accept-language", ""))
+    return JSONResponse(
+        document(problem, tongue, request_id(request)),
+        status_code=KINDS[problem.code][0],
+        headers={"Cache-Control": "no-store", "Content-Language": tongue, **problem.headers},
+        media_type=MEDIA_TYPE,
+    )
+
+
+def _item(error: FieldError, tongue: Language) -> dict[str, object]:
+    bounded = [f"{error.code}:{name}" for name in error.bounds]
+    keys = (key for key in (*bounded, error.code, "request.malformed") if key in _MESSAGES)
+    message = _MESSAGES[next(keys)][1 if tongue == "en" else 0].format_map(error.bounds)
+    return {"pointer": error.pointer, "code": error.code, "message": message, **error.bounds}
+
+
+def _invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """Turn pydantic's list into one problem; Any: its context holds whatever the type needs."""
+    items: list[FieldError] = []
+    for error in errors[:ERRORS_MAX]:
+        location: tuple[str | int, ...] = tuple(error["loc"])
+        if error["type"] == "json_invalid":
+            return Problem("body.not_json")
+        if error["type"] == "missing" and location == ("body",):
+            return Problem("body.missing")
+        context: Mapping[str, Any] = error.get("ctx") or {}
+        code = _CODES.get(error["type"], "field.type")
+        items.append(FieldError("/" + "/".join(map(str, location)), code, _bounds(code, context)))
+    return Problem("request.invalid", errors=items)
+
+
+def _bounds(code: str, context: Mapping[str, Any]) -> dict[str, object]:
+    match code:
+        case "value.range":
+            low = context.get("ge", context.get("gt"))
+            high = context.get("le", context.get("lt"))
+            return {"min": _plain(low)} if high is None else {"max": _plain(high)}
+        case "text.too_short":
+            return {"min": context.get("min_length")}
+        case "text.too_long":
+            return {"max": context.get("max_length")}
+        case "field.enum":
+            return {"allowed": context.get("expected")}
+        case _:
+            return {}
+
+
+def _plain(bound: object) -> object:
+    return bound if isinstance(bound, int | float) else str(bound)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem document."""
+
+    async def problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return answer(request, error)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = _BY_STATUS.get(error.status_code)
+        if code is None:
+            log.warning("unmapped http status=%d", error.status_code)
+            code = "internal" if error.status_code >= 500 else "request.malformed"
+        return answer(request, Problem(code, headers=error.headers))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(request, _invalid(error.errors()))
+
+    async def unavailable(request: Request, error: Exception) -> Response:
+        log.warning("database not available request=%s: %s", request_id(request), error)
+        return answer(request, Problem("unavailable", headers={"Retry-After": "5"}))
+
+    async def internal(request: Request, error: Exception) -> Response:
+        # The server logs the traceback itself; the id ties it to what the person saw.
+        log.error("request failed request=%s error=%s", request_id(request), type(error).__name__)
+        return answer(request, Problem("internal"))
+
+    app.add_exception_handler(Problem, problem)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(psycopg.OperationalError, unavailable)
+    app.add_exception_handler(PoolTimeout, unavailable)
+    app.add_exception_handler(Exception, internal)

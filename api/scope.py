@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person may see and do: a role, and the subtree of one area.
+
+Every statement that reads for a person applies a `Scope` (invariant 9). What lies outside it does
+not exist for that person: the answer is that of a missing thing.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Role = Literal["admin", "property", "police"]
+ROLES: Final[tuple[Role, ...]] = ("admin", "property", "police")
+
+# An alarm given under threat: nobody but the police may learn of it, and who answers for all.
+DURESS: Final = "alarm.duress"
+# What a property manager sees but only the police, or an admin, may sign off.
+_POLICE_RULES: Final = ("alarm.", "gate.forced")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One person's sight. ``path`` is the area's place in the tree, an ltree as text."""
+
+    role: Role
+    area: str
+    path: str
+
+    @property
+    def hidden_rules(self) -> list[str]:
+        """Rules whose alerts do not exist for this role."""
+        return [DURESS] if self.role == "property" else []
+
+    def may_acknowledge(self, rule: str) -> bool:
+        """Whether this role may acknowledge alerts of ``rule``."""
+        return self.role != "property" or not rule.startswith(_POLICE_RULES)
+
+
+def is_within(path: str, area_path: str) -> bool:
+    """Whether ``path`` is ``area_path`` or below it; both are ltrees as text."""
+    return path == area_path or path.startswith(f"{area_path}.")

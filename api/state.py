@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one running api shares among its requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from api.errors import SchemaError
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from api.attempts import Attempts
+    from api.config import Config
+    from api.live import Hub
+    from api.metrics import Metrics
+    from api.paging import Cursors
+    from api.people import Passwords
+
+Connection = AsyncConnection[Any]  # Any: each query names its own row
+Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+Clock = Callable[[], datetime]
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts a request may use. ``cursors`` gets the installation's key at start."""
+
+    config: Config
+    clock: Clock
+    pool: Pool
+    passwords: Passwords
+    attempts: Attempts
+    metrics: Metrics
+    hub: Hub
+    cursors: Cursors
+
+
+def services(request: Request) -> Services:
+    """Return the services of the app that answers ``request``."""
+    return cast(Services, request.app.state.services)
+
+
+def make_pool(dsn: str) -> Pool:
+    """Return the pool, still closed: open it in the running loop.
+
+    Every connection has bounded waits, is checked before use and lives at most ten minutes.
+    """
+    return AsyncConnectionPool(
+        dsn,
+        kwargs={
+            "autocommit": True,
+            "application_name": "linli-api",
+            "connect_timeout": 5,
+            "options": "-c statement_timeout=5s -c lock_timeout=2s -c timezone=UTC"
+            " -c idle_in_transaction_session_timeout=10s",
+        },
+        min_size=1,
+        max_size=10,
+        timeout=5,
+        max_lifetime=600,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+        name="linli-api",
+    )
+
+
+@asynccontextmanager
+async def consistent(conn: Connection) -> AsyncGenerator[None]:
+    """Let all reads in the block see the same moment."""
+    async with conn.transaction():
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield
+
+
+# The views of this migration are the least the api can work with.
+SCHEMA_MIN = 2
+
+
+async def check_schema(conn: Connection) -> int:
+    """Return the version of the database's schema.
+
+    Raises:
+        SchemaError: It is older than this code needs, or there is none.
+    """
+    cursor = await conn.execute("SELECT to_regclass('schema_migration') IS NOT NULL")
+    row = await cursor.fetchone()
+    version = 0
+    if row is not None and row[0]:
+        cursor = await conn.execute("SELECT coalesce(max(version), 0) FROM schema_migration")
+        row = await cursor.fetchone()
+        version = 0 if row is None else int(row[0])
+    if version < SCHEMA_MIN:
+        raise SchemaError(f"schema {version}, code needs {SCHEMA_MIN}: run `linli-ingest migrate`")
+    return version

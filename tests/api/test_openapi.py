@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI document: what client makers build on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jsonschema.validators import validator_for
+
+from tests.api.conftest import Api
+
+OPERATIONS = {
+    "acknowledgeAlert": ("post", "/api/v1/alerts/{alert}/acknowledge"),
+    "getAlert": ("get", "/api/v1/alerts/{alert}"),
+    "getAreaOverview": ("get", "/api/v1/areas/{area}/overview"),
+    "getDevice": ("get", "/api/v1/devices/{device}"),
+    "getDeviceHistory": ("get", "/api/v1/devices/{device}/history"),
+    "getIndicator": ("get", "/api/v1/areas/{area}/indicators/{indicator_id}"),
+    "getLivez": ("get", "/livez"),
+    "getReadyz": ("get", "/readyz"),
+    "getSession": ("get", "/api/v1/session"),
+    "listAlerts": ("get", "/api/v1/alerts"),
+    "listAreas": ("get", "/api/v1/areas"),
+    "listDevices": ("get", "/api/v1/devices"),
+    "logIn": ("post", "/api/v1/session"),
+    "logOut": ("delete", "/api/v1/session"),
+    "watchArea": ("get", "/api/v1/stream"),
+}
+
+
+@pytest.fixture(scope="module")
+async def openapi(city: Api) -> dict[str, Any]:
+    answer = await city.client().get("/api/v1/openapi.json")
+    assert answer.status_code == 200
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def test_operations_are_these(openapi: dict[str, Any]) -> None:
+    found = {
+        operation["operationId"]: (method, path)
+        for path, methods in openapi["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert found == OPERATIONS
+
+
+def test_every_operation_says_what_it_does_and_how_it_fails(openapi: dict[str, Any]) -> None:
+    for methods in openapi["paths"].values():
+        for operation in methods.values():
+            assert operation["description"]
+            for status in ("422", "default"):
+                content = operation["responses"][status]["content"]
+                assert list(content) == ["application/problem+json"], operation["operationId"]
+
+
+def test_log_in_is_said_to_be_needed(openapi: dict[str, Any]) -> None:
+    assert set(openapi["components"]["securitySchemes"]) == {"session", "token"}
+    assert openapi["security"] == [{"session": []}, {"token": []}]
+    free = {
+        operation["operationId"]
+        for methods in openapi["paths"].values()
+        for operation in methods.values()
+        if operation.get("security") == []
+    }
+    assert free == {"logIn", "getLivez", "getReadyz"}
+
+
+def test_instants_and_ranges_are_described(openapi: dict[str, Any]) -> None:
+    schemas = openapi["components"]["schemas"]
+    assert schemas["Alert"]["properties"]["raised_at"]["format"] == "date-time"
+    parameters = openapi["paths"]["/api/v1/devices"]["get"]["parameters"]
+    (limit,) = (item for item in parameters if item["name"] == "limit")
+    assert (limit["schema"]["minimum"], limit["schema"]["maximum"]) == (1, 1_000)
+    indicator = openapi["paths"]["/api/v1/areas/{area}/indicators/{indicator_id}"]["get"]
+    assert {item["name"] for item in indicator["parameters"]} == {
+        "area",
+        "indicator_id",
+        "from",
+        "to",
+        "by",
+    }
+
+
+@pytest.mark.parametrize(
+    ("operation", "path"),
+    [
+        ("getSession", "/api/v1/session"),
+        ("listAreas", "/api/v1/areas"),
+        ("getAreaOverview", "/api/v1/areas/city/overview"),
+        ("listDevices", "/api/v1/devices"),
+        ("getDevice", "/api/v1/devices/c01-lamp-001"),
+        ("getDeviceHistory", "/api/v1/devices/c01-lamp-001/history"),
+        ("listAlerts", "/api/v1/alerts?status=history"),
+        ("getAlert", "/api/v1/alerts/00000000-0000-0000-0000-000000000001"),
+        ("getIndicator", "/api/v1/areas/city/indicators/lighting-uptime"),
+        ("getLivez", "/livez"),
+    ],
+)
+async def test_answers_are_what_the_document_says(
+    city: Api, openapi: dict[str, Any], operation: str, path: str
+) -> None:
+    method, template = OPERATIONS[operation]
+    described = openapi["paths"][template][method]["responses"]["200"]
+    schema = {
+        **described["content"]["application/json"]["schema"],
+        "components": openapi["components"],
+    }
+    answer = await city.client("root").get(path)
+    assert answer.status_code == 200
+    validator_for(schema)(schema).validate(answer.json())
