@@ -71,7 +71,7 @@ def elapse(
     deadline = track.since + on_delay
     known_until = track.seen + max_silence
     if deadline <= min(now, known_until):
-        return Active(deadline), Raise(deadline, "condition.held")
+        return Active(deadline), Raise(deadline, "condition_held")
     if now > known_until:
         return IDLE, None
     return track, None
@@ -104,13 +104,13 @@ def step(
         case Idle(), True:
             if on_delay:
                 return Pending(at, at), decisions
-            return Active(at), (*decisions, Raise(at, "condition.met"))
+            return Active(at), (*decisions, Raise(at, "condition_met"))
         case Pending(since), True:
             return Pending(since, at), decisions
         case Pending(), False:
             return IDLE, decisions
         case Active(), False:
-            return IDLE, (*decisions, Clear(at, "condition.ended"))
+            return IDLE, (*decisions, Clear(at, "condition_ended"))
         case _:
             return track, decisions
 

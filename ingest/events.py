@@ -181,7 +181,7 @@ class EventWriter(Writer):
             GATEWAY_SILENT.id,
             severity,
             alerts.Subject("gateway", gateway.gateway, gateway.community, gateway.community),
-            Raise(now, "gateway.silent") if silent else Clear(now, "gateway.heard"),
+            Raise(now, "gateway_silent") if silent else Clear(now, "gateway_heard"),
             now,
             params={} if last is None else {"last_seen_at": last.isoformat()},
         )

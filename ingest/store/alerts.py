@@ -267,7 +267,7 @@ async def acknowledge(
         await conn.execute(
             """
             INSERT INTO alert_history (alert, at, actor, action, reason, note)
-            VALUES (%s, %s, %s, 'acknowledged', 'person.noted', %s)
+            VALUES (%s, %s, %s, 'acknowledged', 'person_noted', %s)
             """,
             (alert, now, actor, note),
         )

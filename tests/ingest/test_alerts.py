@@ -174,7 +174,7 @@ def test_raises_and_clears_take_turns(readings: list[tuple[int, bool | None]]) -
 def test_flags_are_orthogonal() -> None:
     alert = Alert(active=True, acknowledged=False, version=1)
     noted = apply(alert, Acknowledge(at(10), "officer", "on my way"))
-    cleared = apply(noted, Clear(at(20), "condition.ended"))
+    cleared = apply(noted, Clear(at(20), "condition_ended"))
     assert (cleared.active, cleared.acknowledged, cleared.version) == (False, True, 3)
     other_way = apply(apply(alert, Clear(at(20), "")), Acknowledge(at(30), "officer", "on my way"))
     assert (other_way.active, other_way.acknowledged) == (False, True)
