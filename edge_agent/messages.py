@@ -120,6 +120,15 @@ class Status(Wire):
         default=None, description="messages not yet known as stored"
     )
     outbox_bytes: Count | None = Field(default=None, description="what these messages hold")
+    outbox_limit_bytes: Count | None = Field(
+        default=None, description="what the outbox may hold before it evicts the oldest"
+    )
+    outbox_hours: Number | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        description="how long the outbox could still take in what is measured; h, absent: unknown",
+    )
     clock: ClockQuality = Field(
         default="unknown", description="whether the gateway's clock is known to be right"
     )
@@ -152,6 +161,11 @@ class Ack(Wire):
     epoch: str = Field(description="changes when the server's database was restored from a backup")
     streams: dict[Id, Count] = Field(
         default_factory=dict, description="per stream the contiguous seq: all up to it are stored"
+    )
+    beyond: dict[Id, tuple[tuple[Seq, Seq], ...]] = Field(
+        default_factory=dict,
+        description="per stream the ranges [first, last] stored above the contiguous seq, lowest"
+        " first, at most 16; nothing leaves the outbox by them, but nothing in them is sent again",
     )
     rejected: tuple[Rejection, ...] = Field(
         default=(), description="refused for ever; sending it again changes nothing"
