@@ -162,8 +162,8 @@ class Ack(Wire):
     streams: dict[Id, Count] = Field(
         default_factory=dict, description="per stream the contiguous seq: all up to it are stored"
     )
-    beyond: dict[Id, tuple[tuple[Seq, Seq], ...]] = Field(
-        default_factory=dict,
+    beyond: dict[Id, tuple[tuple[Seq, Seq], ...]] | None = Field(
+        default=None,
         description="per stream the ranges [first, last] stored above the contiguous seq, lowest"
         " first, at most 16; nothing leaves the outbox by them, but nothing in them is sent again",
     )
