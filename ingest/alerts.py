@@ -18,10 +18,15 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The condition holds since ``since``; its on-delay is running. ``seen`` confirmed it last."""
+    """The condition holds since ``since``; its on-delay is running.
+
+    It is known to hold until ``known_until``: as long as the reading that confirmed it last is
+    valid, and no longer than the condition can hold by itself (a lamp is dark when due only while
+    it is due).
+    """
 
     since: datetime
-    seen: datetime
+    known_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +59,12 @@ class Clear:
 Decision = Raise | Clear
 
 
-def elapse(
-    track: Track, now: datetime, *, on_delay: timedelta, max_silence: timedelta
-) -> tuple[Track, Raise | None]:
+def elapse(track: Track, now: datetime, *, on_delay: timedelta) -> tuple[Track, Raise | None]:
     """Let device time pass to ``now`` without a reading.
 
-    A pending condition whose on-delay ends while its last confirmation still holds is raised, at
-    the very instant the delay ended. What is not known (silence longer than ``max_silence``)
-    neither raises nor clears: the condition must then hold anew.
+    A pending condition whose on-delay ends while it is still known to hold is raised, at the very
+    instant the delay ended. What is not known neither raises nor clears: the condition must then
+    hold anew.
 
     Returns:
         The next track (the same object if nothing changed) and the decision.
@@ -69,10 +72,9 @@ def elapse(
     if not isinstance(track, Pending):
         return track, None
     deadline = track.since + on_delay
-    known_until = track.seen + max_silence
-    if deadline <= min(now, known_until):
+    if deadline <= min(now, track.known_until):
         return Active(deadline), Raise(deadline, "condition_held")
-    if now > known_until:
+    if now > track.known_until:
         return IDLE, None
     return track, None
 
@@ -83,7 +85,7 @@ def step(
     at: datetime,
     *,
     on_delay: timedelta,
-    max_silence: timedelta,
+    known_until: datetime,
 ) -> tuple[Track, tuple[Decision, ...]]:
     """Advance one condition by one reading.
 
@@ -93,20 +95,20 @@ def step(
             between the limits (hysteresis), and so changes nothing.
         at: The reading's ``at``, never its ``received_at``; not earlier than the last one.
         on_delay: How long the condition must hold before it is raised; zero raises at once.
-        max_silence: How long a reading holds when no later one comes.
+        known_until: How long this reading, if no later one comes, says that the condition holds.
 
     Returns:
         The next track (the same object if nothing changed) and what to do, oldest first.
     """
-    track, raised = elapse(track, at, on_delay=on_delay, max_silence=max_silence)
+    track, raised = elapse(track, at, on_delay=on_delay)
     decisions: tuple[Decision, ...] = () if raised is None else (raised,)
     match track, holds:
         case Idle(), True:
             if on_delay:
-                return Pending(at, at), decisions
+                return Pending(at, known_until), decisions
             return Active(at), (*decisions, Raise(at, "condition_met"))
         case Pending(since), True:
-            return Pending(since, at), decisions
+            return Pending(since, known_until), decisions
         case Pending(), False:
             return IDLE, decisions
         case Active(), False:

@@ -96,9 +96,16 @@ class Projection:
                 self._tracks[alert.rule, device.id, alert.key] = Active(alert.raised_at)
         for row in pending:
             state = states.get(row.device_id)
+            device = self._by_id.get(row.device_id)
+            if state is None or device is None:
+                continue
             # What confirmed a lamp's condition last is its last reading that told of light.
-            seen = row.since if state is None else max(state.lit_at or state.at, row.since)
-            self._tracks[row.rule, row.device_id, ""] = Pending(row.since, seen)
+            seen = max(state.lit_at or state.at, row.since)
+            known_until = seen + device.max_silence
+            if device.kind == "lamp":
+                _, until = self._is_due(device, seen)
+                known_until = min(known_until, until or known_until)
+            self._tracks[row.rule, row.device_id, ""] = Pending(row.since, known_until)
         self._nights.clear()
         self.rollback()
 
@@ -239,10 +246,20 @@ class Projection:
             self.delta.opened[key] = opened
         return spans
 
-    def _is_due(self, device: Device, at: datetime) -> bool:
+    def _is_due(self, device: Device, at: datetime) -> tuple[bool, datetime | None]:
+        """Return whether light is due at ``at``, and until when this stays so, if that is known."""
         at_us = lighting.to_us(at)
-        spans = self._due_of(device, lighting.night_of(at_us, device.place.time_zone))
-        return any(start <= at_us < end for start, end in spans)
+        zone = device.place.time_zone
+        night = lighting.night_of(at_us, zone)
+        for start, end in self._due_of(device, night):
+            if at_us < start:
+                return False, lighting.from_us(start)
+            if at_us < end:
+                # Due over noon goes on in the next night.
+                if end == lighting.night_span(night, zone)[1]:
+                    return True, None
+                return True, lighting.from_us(end)
+        return False, None
 
     def _ask_rules(
         self, device: Device, reading: Reading, shines: bool | None, received_at: datetime
@@ -269,8 +286,11 @@ class Projection:
             return
         if condition.holds:
             self._params[key] = condition.params
+        known_until = at + device.max_silence
+        if condition.until is not None:
+            known_until = min(known_until, condition.until)
         after, decisions = step(
-            before, condition.holds, at, on_delay=on_delay, max_silence=device.max_silence
+            before, condition.holds, at, on_delay=on_delay, known_until=known_until
         )
         self._stage(key, before, after)
         for decision in decisions:
@@ -292,9 +312,7 @@ class Projection:
             track = self._track(key)
             if device is None or rule is None or device.gateway != gateway:
                 continue
-            after, raised = elapse(
-                track, now, on_delay=rule.on_delay, max_silence=device.max_silence
-            )
+            after, raised = elapse(track, now, on_delay=rule.on_delay)
             self._stage(key, track, after)
             if raised is not None:
                 self._decide(device, rule, key, raised, received_at)

@@ -347,8 +347,11 @@ class Fleet:
 
         def look(us: int) -> None:
             following = life.next_after(us)
-            # Nothing in sight: look again later, new faults may be known by then.
-            self._timetable.add(us + _AHEAD_US if following is None else following, happen)
+            if following is None:
+                # Nothing today or tomorrow.
+                self._timetable.add(us + HOUR, look)
+            else:
+                self._timetable.add(following, happen)
 
         def happen(us: int) -> None:
             one.wake()

@@ -303,18 +303,18 @@ class Ledger:
     def recover(self) -> None:
         """Bring to an end what a crash left open: its session, and the links that were cut."""
         with self._lock:
-            self._db.execute(
-                "UPDATE session SET live_to_us = max(live_from_us,"
-                " (SELECT coalesce(max(at_us), 0) FROM progress)) WHERE live_to_us IS NULL"
-            )
             # A cut link stayed silent until now; whether anybody noticed in time is only sure where
             # it had been cut for long enough when everything ended.
-            latest = "(SELECT coalesce(max(at_us), 0) FROM progress)"
+            (latest,) = self._db.execute("SELECT coalesce(max(at_us), 0) FROM progress").fetchone()
             self._db.execute(
-                f"DELETE FROM outage WHERE healed_us IS NULL AND cut_us + ? > {latest}",
-                (OUTAGE_MIN_US,),
+                "DELETE FROM outage WHERE healed_us IS NULL AND cut_us > ?",
+                (latest - OUTAGE_MIN_US,),
             )
-            self._db.execute(f"UPDATE outage SET healed_us = {latest} WHERE healed_us IS NULL")
+            self._db.execute("UPDATE outage SET healed_us = ? WHERE healed_us IS NULL", (latest,))
+            self._db.execute(
+                "UPDATE session SET live_to_us = max(live_from_us, ?) WHERE live_to_us IS NULL",
+                (latest,),
+            )
             self._db.commit()
 
     def outages(self) -> list[tuple[str, int, int]]:

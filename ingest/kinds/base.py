@@ -12,21 +12,29 @@ from ingest.rules import Rule, RuleBook
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What one reading or event says to one rule; ``params`` are what a person is told."""
+    """What one reading or event says to one rule; ``params`` are what a person is told.
+
+    ``until`` is when the condition ends by itself, whatever the device goes on to do.
+    """
 
     rule: str
     holds: bool | None
     params: Mapping[str, float | str | bool | None] = field(default_factory=dict[str, Any])
     key: str = ""
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a reading alone does not know."""
+    """What a reading alone does not know.
+
+    ``lit`` is what it says of light, ``due`` whether light is due at an instant and until when
+    that stays so.
+    """
 
     rules: RuleBook
     lit: bool | None = None
-    due: Callable[[datetime], bool] = lambda _: False
+    due: Callable[[datetime], tuple[bool, datetime | None]] = lambda _: (False, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,9 @@ def run(*readings: tuple[float, bool | None], delay: timedelta = DELAY) -> list[
     track: Track = IDLE
     decisions: list[Decision] = []
     for seconds, holds in readings:
-        track, decided = step(track, holds, at(seconds), on_delay=delay, max_silence=SILENCE)
+        track, decided = step(
+            track, holds, at(seconds), on_delay=delay, known_until=at(seconds) + SILENCE
+        )
         decisions.extend(decided)
     return decisions
 
@@ -78,8 +80,8 @@ def test_without_delay_it_is_raised_at_once() -> None:
 
 def test_what_is_not_known_neither_raises_nor_holds() -> None:
     long = timedelta(hours=1)
-    track, _ = step(IDLE, True, at(0), on_delay=long, max_silence=SILENCE)
-    track, raised = elapse(track, at(3_000), on_delay=long, max_silence=SILENCE)
+    track, _ = step(IDLE, True, at(0), on_delay=long, known_until=at(0) + SILENCE)
+    track, raised = elapse(track, at(3_000), on_delay=long)
     assert (track, raised) == (IDLE, None)
 
 
@@ -129,22 +131,22 @@ class Naive(RuleBasedStateMachine):
                 self.clears.append(self.now)
             self.held, self.standing = None, False
         self.track, decisions = step(
-            self.track, holds, self.now, on_delay=DELAY, max_silence=SILENCE
+            self.track, holds, self.now, on_delay=DELAY, known_until=self.now + SILENCE
         )
         self._decided(decisions)
 
     @rule(seconds=st.integers(0, 2_500))
     def wait(self, seconds: int) -> None:
         self._advance(seconds)
-        self.track, raised = elapse(self.track, self.now, on_delay=DELAY, max_silence=SILENCE)
+        self.track, raised = elapse(self.track, self.now, on_delay=DELAY)
         self._decided(() if raised is None else (raised,))
 
     @rule()
     def restart(self) -> None:
         """A restart knows the track only by what the tables keep of it."""
         match self.track:
-            case Pending(since, seen):
-                self.track = Pending(since, seen)
+            case Pending(since, known_until):
+                self.track = Pending(since, known_until)
             case Active(raised_at):
                 self.track = Active(raised_at)
             case _:

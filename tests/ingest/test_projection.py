@@ -143,3 +143,16 @@ def test_flushes_retries_and_restarts_change_nothing(
     assert otherwise.settled == one_by_one.settled
     assert sorted(otherwise.told) == sorted(one_by_one.told)
     assert otherwise.states == one_by_one.states
+
+
+def test_lamp_that_goes_off_just_before_it_may_is_not_dark_when_due() -> None:
+    """The on-delay must end within due time; afterwards nobody expects light."""
+    lamp = LAMPS[0]  # due from 18:10 to 18:40 local time, which is 10:10 to 10:40 UTC
+    late = START + timedelta(minutes=37)
+    readings = [reading(0, START + timedelta(minutes=20), 100), reading(0, late, 0)]
+    tables = run([*readings, reading(1, START + timedelta(minutes=59), 0)], {0, 1}, set(), {1, 2})
+    assert [told for told in tables.told if told[1] == lamp.device] == []
+    early = [reading(0, START + timedelta(minutes=30), 0)]
+    tables = run([*early, reading(1, START + timedelta(minutes=59), 0)], {0}, set(), {1})
+    told = [told for told in tables.told if told[1] == lamp.device]
+    assert told == [("lamp.dark", lamp.device, "Raise", START + timedelta(minutes=35))]
