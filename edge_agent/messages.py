@@ -499,6 +499,10 @@ REASONS: Final[Mapping[str, str]] = {
     "device.wrong_kind": "the device is registered as another class",
     "device.planned": "the device is not installed yet",
     "device.retired": "the device is out of service for ever",
+    "stream.too_sparse": "the stream has more holes than an honest gateway leaves",
+    "stream.too_many": "the gateway began more streams in a day than any should",
+    "event.conflict": "another content under the number of an event that is stored",
+    "process.crashed": "the receiver ended unexpectedly, again and again, while it took this",
     "command.unknown": "a result for a command that was never sent to this gateway",
 }
 

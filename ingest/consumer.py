@@ -72,6 +72,8 @@ class Consumer:
         # Since when we hear: the broker confirmed the subscription.
         self.connected_since: datetime | None = None
         self.sessions_lost = 0
+        # Monotonic: when a probe last came round, or the subscription was made.
+        self.probed_at = time.monotonic()
         self._client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=identity,
@@ -150,6 +152,22 @@ class Consumer:
             size += len(message.payload)
         return taken
 
+    @property
+    def probe_topic(self) -> str:
+        """Where this identity hears itself: proof that broker, thread and queue all move."""
+        return f"{PREFIX}/probe/{self.identity}"
+
+    def probe(self) -> None:
+        """Send a probe; `is_probe` notes that it came round."""
+        self.publish(self.probe_topic, b"", qos=0)
+
+    def is_probe(self, message: Received) -> bool:
+        """Whether a message is our own probe; if so, note when it came round."""
+        if message.topic != self.probe_topic:
+            return False
+        self.probed_at = time.monotonic()
+        return True
+
     def acknowledge(self, messages: Sequence[Received]) -> None:
         """Send PUBACKs, in order of arrival; those of an earlier connection mean nothing now."""
         generation = self._generation
@@ -195,6 +213,7 @@ class Consumer:
             )
             for subscription in self._subscriptions
         ]
+        topics.append((self.probe_topic, SubscribeOptions(qos=0)))
         code, _ = client.subscribe(topics)
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             log.error("subscribing failed identity=%s code=%s", self.identity, code)
@@ -213,6 +232,7 @@ class Consumer:
             log.error("broker refused subscription identity=%s reasons=%s", self.identity, refused)
         else:
             self.connected_since = datetime.now(UTC)
+            self.probed_at = time.monotonic()
 
     def _on_disconnect(
         self,
@@ -242,6 +262,7 @@ class Consumer:
                 topic,
                 bytes(message.payload),
                 message.retain,
+                message.dup,
                 datetime.now(UTC),
             )
         )

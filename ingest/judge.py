@@ -43,7 +43,13 @@ class Received:
     topic: str
     payload: bytes
     retain: bool
+    dup: bool
     received_at: datetime
+
+    @property
+    def sha256(self) -> bytes:
+        """Digest of the payload: its name where its number cannot be read."""
+        return hashlib.sha256(self.payload).digest()
 
 
 @dataclass(slots=True)
@@ -59,17 +65,38 @@ class Judged:
     status: Status | None = None
     letters: list[DeadLetter] = field(default_factory=list[DeadLetter])
     rejections: list[Rejection] = field(default_factory=list[Rejection])
+    # Beside each letter: the gateway's own device that is to blame, or None for the gateway.
+    blamed: list[Device | None] = field(default_factory=list["Device | None"])
 
     @property
     def is_stranger(self) -> bool:
         """Whether a newer registry might judge otherwise."""
         return any(letter.reason in _UNKNOWN for letter in self.letters)
 
-    def refuse(self, reason: str, detail: str, index: int | None = None) -> None:
-        """Set the message, or its reading ``index``, apart for the dead letters."""
+    def refuse_all(self, reason: str, detail: str) -> None:
+        """Refuse the whole message after all, whatever was judged good of it."""
+        self.readings.clear()
+        self.event = self.status = None
+        self.letters.clear()
+        self.rejections.clear()
+        self.blamed.clear()
+        self.refuse(reason, detail)
+
+    def refuse(
+        self, reason: str, detail: str, index: int | None = None, device: Device | None = None
+    ) -> None:
+        """Set the message, or its reading ``index``, apart for the dead letters.
+
+        Args:
+            reason: A code of the contract.
+            detail: For people.
+            index: Which reading; None refuses the whole message.
+            device: Whose fault it is, where that is known.
+        """
         assert reason in REASONS or reason.startswith("db."), reason
         message = self.message
-        digest = hashlib.sha256(message.payload)
+        digest = message.sha256
+        self.blamed.append(device)
         self.letters.append(
             DeadLetter(
                 message.received_at,
@@ -77,7 +104,7 @@ class Judged:
                 message.topic,
                 reason,
                 detail,
-                digest.digest(),
+                digest,
                 None if self.letters else message.payload,
                 self.stream,
                 self.seq,
@@ -87,7 +114,7 @@ class Judged:
         if self.stream is not None and self.seq is not None:
             rejection = Rejection(stream=self.stream, seq=self.seq, index=index, reason=reason)
         else:
-            rejection = Rejection(sha256=digest.hexdigest(), reason=reason)
+            rejection = Rejection(sha256=digest.hex(), reason=reason)
         self.rejections.append(rejection)
 
 
@@ -144,7 +171,7 @@ class Judge:
                     reading.device, reading.kind, reading.at, gateway, message.received_at
                 )
             except Rejected as error:
-                judged.refuse(error.reason, error.detail, index)
+                judged.refuse(error.reason, error.detail, index, self._own(reading.device, gateway))
             else:
                 judged.readings.append((device, reading))
 
@@ -171,6 +198,10 @@ class Judge:
         del gateway
         result = parse_result(judged.message.payload)
         raise Rejected("command.unknown", result.command)
+
+    def _own(self, device: str, gateway: Gateway) -> Device | None:
+        known = self._registry.devices.get(device)
+        return known if known is not None and known.gateway == gateway.gateway else None
 
     def _device(
         self, device: str, kind: str, at: datetime, gateway: Gateway, received_at: datetime

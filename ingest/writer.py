@@ -7,36 +7,48 @@ the watermark (invariant 2). What cannot be stored now is tried again unchanged;
 stored is bisected down to the culprit, which becomes a dead letter.
 """
 
+import contextlib
 import logging
+import os
 import random
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypedDict, Unpack
+from uuid import UUID
 
 import psycopg
 
 from edge_agent.messages import Lane, Rejection
-from ingest import metrics
+from ingest import failpoints, metrics
+from ingest.alerts import Clear, Decision, Raise
 from ingest.consumer import Consumer
 from ingest.downlink import Downlink
 from ingest.errors import Rejected, Unavailable
 from ingest.judge import Judge, Judged, Limits, Received
+from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
 from ingest.presence import Presence
-from ingest.projection import Projection
+from ingest.projection import Projection, subject_of
+from ingest.refusals import Refusals
 from ingest.rules import RuleBook
-from ingest.store import alerts, connect, dead_letters, devices, driver_errors, streams
-from ingest.store.streams import Numbered, StreamKey
+from ingest.store import alerts, attempts, connect, dead_letters, devices, driver_errors, streams
+from ingest.store.alerts import Subject
+from ingest.store.streams import RANGES_MAX, Mark, Numbered, StreamKey
 
 log = logging.getLogger(__name__)
 
 _IDLE_S: Final = 0.2
 _RETRY_DELAY_MIN_S: Final = 0.2
-_RETRY_DELAY_MAX_S: Final = 10.0
+# Half of what the promise allows: flow is back within ten seconds of the database.
+_RETRY_DELAY_MAX_S: Final = 5.0
+# A database call that takes longer hangs on a half-open connection, which nothing else ends:
+# statement_timeout is the server's, and the server is what cannot be heard.
+_STUCK_S: Final = 25.0
 _REGISTRY_INTERVAL: Final = timedelta(seconds=2)
 
 
@@ -53,7 +65,7 @@ class FlushLimits:
 class Stored:
     """What a committed flush has to tell."""
 
-    watermarks: Mapping[StreamKey, int]
+    watermarks: Mapping[StreamKey, Mark]
     rejections: defaultdict[str, list[Rejection]] = field(
         default_factory=lambda: defaultdict[str, list[Rejection]](list)
     )
@@ -85,6 +97,7 @@ class Writer(ABC):
         self._flush_limits = common["flush"]
         # Streams of the flush in hand: their watermarks are told even if nothing was new.
         self._heard: set[int] = set()
+        self._flush_ids: dict[StreamKey, int] = {}
         self._stopping = threading.Event()
         # Open while the database answers.
         self.connection: psycopg.Connection | None = None
@@ -95,6 +108,14 @@ class Writer(ABC):
         self.projection = Projection(self.rules, self.registry)
         self._downlink: Downlink | None = None
         self.healthy_since: datetime | None = None
+        self._refusals: Refusals[Subject] = Refusals()
+        self._changed_alerts: list[tuple[str, UUID]] = []
+        # After a process that did not end in order, what is redelivered is taken one by one.
+        self._suspicious: bool | None = None
+        # For the watchdog, monotonic: when the loop last came round, and since when the database
+        # has been asked without an answer.
+        self.turned_at = time.monotonic()
+        self._asking_since: float | None = None
 
     @property
     def downlink(self) -> Downlink:
@@ -129,8 +150,26 @@ class Writer(ABC):
             )
             metrics.QUEUE.labels(self.lane).set(len(self.consumer))
             metrics.SESSIONS_LOST.labels(self.lane).set(self.consumer.sessions_lost)
-            self.persist(taken)
+            self.persist([message for message in taken if not self.consumer.is_probe(message)])
+        if self.connection is not None and self._suspicious is not None:
+            with contextlib.suppress(Unavailable), driver_errors():
+                attempts.end(self.connection, self.lane)
         self.close()
+
+    def abort_if_stuck(self, now: float) -> None:
+        """Cut the database connection when it hangs; for another thread to call.
+
+        Args:
+            now: Of the monotonic clock.
+        """
+        since, connection = self._asking_since, self.connection
+        if since is None or connection is None or now - since < _STUCK_S:
+            return
+        log.error("database hangs, cutting the connection lane=%s", self.lane)
+        with contextlib.suppress(OSError, psycopg.Error):
+            # A duplicate: closing it must not close what the driver still holds.
+            with socket.socket(fileno=os.dup(connection.fileno())) as half:
+                half.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Give the connection back; `persist` would open another."""
@@ -140,10 +179,12 @@ class Writer(ABC):
         """Store a flush and do what is due, however often the database has to be asked."""
         delay_s = _RETRY_DELAY_MIN_S
         while True:
+            self.turned_at = time.monotonic()
             try:
                 conn = self._connection()
+                self._asking_since = time.monotonic()
                 if taken:
-                    self._store(conn, taken)
+                    self._take(conn, taken)
                     taken = ()
                 with driver_errors():
                     self._tick(conn, datetime.now(UTC))
@@ -158,6 +199,26 @@ class Writer(ABC):
                 delay_s = min(2 * delay_s, _RETRY_DELAY_MAX_S)
             else:
                 return
+            finally:
+                self._asking_since = None
+
+    def _take(self, conn: psycopg.Connection, taken: Sequence[Received]) -> None:
+        """Store a flush; after a crash, what comes again is begun one by one and counted."""
+        if not self._suspicious:
+            self._store(conn, taken)
+            return
+        again = [message for message in taken if message.dup]
+        for message in again:
+            with driver_errors():
+                begun = attempts.begin(conn, self.lane, message.sha256)
+            self._store(conn, [message], crashed=begun > attempts.ATTEMPTS_MAX - 1)
+        rest = [message for message in taken if not message.dup]
+        if rest:
+            self._store(conn, rest)
+        if not again:
+            self._suspicious = False
+            with driver_errors():
+                attempts.forget(conn, self.lane)
 
     def _connection(self) -> psycopg.Connection:
         """Return the connection, made anew with the memory that belongs to it after a loss."""
@@ -180,12 +241,22 @@ class Writer(ABC):
     def _restore(self, conn: psycopg.Connection) -> None:
         """Read the memory back: whether a lost COMMIT took is known only to the tables."""
         self._take_registry(devices.load_registry(conn))
+        standing = alerts.load_standing(conn)
         self.projection.restore(
-            self.registry,
-            devices.load_states(conn),
-            alerts.load_standing(conn),
-            alerts.load_pending(conn),
+            self.registry, devices.load_states(conn), standing, alerts.load_pending(conn)
         )
+        self.restore_standing(standing)
+        self._refusals.restore(
+            [
+                subject
+                for alert in standing
+                if alert.rule in {DEVICE_REFUSED.id, GATEWAY_REFUSED.id} and alert.key == self.lane
+                if (subject := self.subject(alert.gateway, alert.device)) is not None
+            ],
+            datetime.now(UTC),
+        )
+        if self._suspicious is None:
+            self._suspicious = not attempts.start(conn, self.lane)
         if self._downlink is None:
             row = conn.execute("SELECT epoch FROM installation").fetchone()
             assert row is not None
@@ -200,7 +271,22 @@ class Writer(ABC):
             self._registry_checked_at = now
             self._reload_registry(conn)
         self.tick(conn, now)
+        calmed = self._refusals.calmed(now)
+        if calmed:
+            with conn.transaction():
+                changes = [
+                    self._refusal_change(subject, Clear(now, "refusals_ended"), now)
+                    for subject in calmed
+                ]
+                self._changed_alerts += alerts.write(conn, changes, now)
+        self.tell_alerts()
         self.downlink.tell()
+
+    def tell_alerts(self) -> None:
+        """Hand the alerts that changed to the live topic."""
+        for community, alert in self._changed_alerts:
+            self.downlink.alert_changed(community, alert)
+        self._changed_alerts = []
 
     def _reload_registry(self, conn: psycopg.Connection) -> bool:
         """Read the registry where it changed; return whether it did."""
@@ -217,12 +303,26 @@ class Writer(ABC):
         )
         return True
 
-    def _store(self, conn: psycopg.Connection, taken: Sequence[Received]) -> None:
+    def _store(
+        self, conn: psycopg.Connection, taken: Sequence[Received], *, crashed: bool = False
+    ) -> None:
         """Store a flush; bisect it when the database says that some of it can never be stored."""
         started = time.monotonic()
         judged = [self._judge.judge(message) for message in taken]
         if any(item.is_stranger for item in judged) and self._reload_registry(conn):
             judged = [self._judge.judge(message) for message in taken]
+        if crashed:
+            judged[0].refuse_all("process.crashed", "began and never ended, several times")
+        if failpoints.active(failpoints.ACK_BEFORE_COMMIT):
+            self.consumer.acknowledge(taken)
+            self.downlink.acknowledge(
+                {
+                    (item.gateway, item.stream): Mark(item.seq)
+                    for item in judged
+                    if item.gateway and item.stream and item.seq
+                },
+                {},
+            )
         try:
             stored = self._transact(conn, judged)
         except Rejected as error:
@@ -231,10 +331,7 @@ class Writer(ABC):
                 self._store(conn, taken[:middle])
                 self._store(conn, taken[middle:])
                 return
-            culprit = judged[0]
-            culprit.readings.clear()
-            culprit.event = culprit.status = None
-            culprit.refuse(error.reason, error.detail)
+            judged[0].refuse_all(error.reason, error.detail)
             stored = self._transact(conn, judged)
         metrics.FLUSHES.labels(self.lane).observe(time.monotonic() - started)
         self.consumer.acknowledge(taken)
@@ -255,7 +352,8 @@ class Writer(ABC):
                 numbered, fresh = self._pick_new(conn, judged)
                 letters = [letter for item in fresh for letter in item.letters]
                 if letters:
-                    dead_letters.insert(conn, letters)
+                    dead_letters.insert(conn, self.lane, letters)
+                    self._changed_alerts = alerts.write(conn, self._turned_bad(fresh, now), now)
                 self.store(conn, fresh, now)
                 if numbered:
                     streams.add(conn, numbered)
@@ -263,9 +361,13 @@ class Writer(ABC):
                     streams.watermarks(conn, sorted({n.stream_id for n in numbered} | self._heard))
                 )
                 watermarks.update(self.asked_watermarks(conn, judged))
+                failpoints.reached(failpoints.BEFORE_COMMIT)
         except (Rejected, Unavailable):
             self.projection.rollback()
+            self._changed_alerts = []
             raise
+        failpoints.reached(failpoints.AFTER_COMMIT)
+        self._stream_ids.update(self._flush_ids)
         self.committed(judged, fresh)
         self._count(judged, fresh, letters)
         stored = Stored(watermarks)
@@ -280,26 +382,114 @@ class Writer(ABC):
         """Return the numbers and messages not stored before, the first of equal ones."""
         keys: dict[tuple[str, str, int], int] = {}
         unnumbered: list[int] = []
+        repeats: list[tuple[int, int]] = []  # within the flush: index, and index of the first
         for index, item in enumerate(judged):
             if item.gateway is None or item.stream is None or item.seq is None:
                 unnumbered.append(index)
             elif item.gateway in self.registry.gateways:
-                keys.setdefault((item.gateway, item.stream, item.seq), index)
+                first = keys.setdefault((item.gateway, item.stream, item.seq), index)
+                if first != index:
+                    repeats.append((index, first))
             else:
                 unnumbered.append(index)
         wanted = {(gateway, stream) for gateway, stream, _ in keys}
         unknown = sorted(wanted - self._stream_ids.keys())
         ids = dict(self._stream_ids)
         if unknown:
-            ids.update(streams.ensure(conn, self.lane, unknown))
+            ids.update(self._ensure(conn, unknown))
+            for (gateway, stream, seq), index in list(keys.items()):
+                if (gateway, stream) not in ids:
+                    judged[index].refuse_all("stream.too_many", "too many new streams in a day")
+                    unnumbered.append(index)
+                    del keys[gateway, stream, seq]
+            wanted &= ids.keys()
         numbered = [
             Numbered(index, ids[gateway, stream], seq)
             for (gateway, stream, seq), index in keys.items()
         ]
         self._heard = {ids[key] for key in wanted}
         new = streams.lock_and_pick_new(conn, numbered) if numbered else set[int]()
-        fresh = [judged[index] for index in sorted([*new, *unnumbered])]
+        if failpoints.active(failpoints.SKIP_DEDUPE):
+            new = {number.index for number in numbered}
+        frozen = streams.too_sparse(conn, sorted(self._heard)) if self._heard else set[int]()
+        for number in numbered:
+            if number.stream_id in frozen and number.index in new:
+                judged[number.index].refuse_all("stream.too_sparse", f"over {RANGES_MAX} ranges")
+                new.discard(number.index)
+                unnumbered.append(number.index)
+        self._flush_ids = ids
+        if self.lane == "event":
+            by_index = {number.index: number for number in numbered}
+            repeated = [
+                replace(by_index[first], index=index)
+                for index, first in repeats
+                if first in by_index
+                and judged[first].message.payload != judged[index].message.payload
+            ]
+            for index in self.contradictions(conn, [*numbered, *repeated], new, judged):
+                judged[index].refuse_all("event.conflict", "another content under this number")
+                unnumbered.append(index)
+        fresh = [judged[index] for index in sorted({*new, *unnumbered})]
         return [number for number in numbered if number.index in new], fresh
+
+    def _ensure(
+        self, conn: psycopg.Connection, unknown: Sequence[StreamKey]
+    ) -> dict[StreamKey, int]:
+        """Return the ids of streams, making new ones as long as a gateway begins few enough."""
+        known = streams.ids_of(conn, unknown)
+        new = [key for key in unknown if key not in known]
+        if new:
+            begun = Counter(streams.new_streams_today(conn, sorted({key[0] for key in new})))
+            allowed: list[StreamKey] = []
+            for key in new:
+                begun[key[0]] += 1
+                if begun[key[0]] <= streams.NEW_STREAMS_A_DAY_MAX:
+                    allowed.append(key)
+            if allowed:
+                known.update(streams.ensure(conn, self.lane, allowed))
+        return known
+
+    def contradictions(
+        self,
+        conn: psycopg.Connection,
+        numbered: Sequence[Numbered],
+        new: set[int],
+        judged: Sequence[Judged],
+    ) -> set[int]:
+        """Return the messages that say something else under a number already stored.
+
+        Telemetry keeps no content by message, which is the price of speed: none are found.
+        """
+        del conn, numbered, new, judged
+        return set()
+
+    def _turned_bad(self, fresh: Sequence[Judged], now: datetime) -> list[alerts.Change]:
+        """Return the alerts on devices and gateways of which too much is refused."""
+        changes: list[alerts.Change] = []
+        for item in fresh:
+            for letter, device in zip(item.letters, item.blamed, strict=True):
+                subject = self.subject(
+                    item.gateway or "", None if device is None else device.device
+                )
+                if subject is not None and self._refusals.note(subject, now):
+                    decision = Raise(now, "refused_often")
+                    change = self._refusal_change(subject, decision, now)
+                    changes.append(replace(change, params={"reason": letter.reason}))
+        return [change for change in changes if self.rules.get(change.rule) is not None]
+
+    def _refusal_change(self, subject: Subject, decision: Decision, now: datetime) -> alerts.Change:
+        rule = GATEWAY_REFUSED if subject.device is None else DEVICE_REFUSED
+        return alerts.Change(rule.id, rule.severity, subject, decision, now, key=self.lane)
+
+    def subject(self, gateway: str, device: str | None) -> Subject | None:
+        """Return what an alert on a device, or else on a gateway, is about; None if unknown."""
+        known = self.registry.devices.get(device or "")
+        if known is not None:
+            return subject_of(known)
+        box = self.registry.gateways.get(gateway)
+        if box is None:
+            return None
+        return Subject("gateway", box.gateway, box.community, box.community)
 
     def _count(
         self,
@@ -328,10 +518,14 @@ class Writer(ABC):
 
     def asked_watermarks(
         self, conn: psycopg.Connection, judged: Sequence[Judged]
-    ) -> Mapping[StreamKey, int]:
+    ) -> Mapping[StreamKey, Mark]:
         """Return watermarks that messages ask for beside those of their own streams."""
         del conn, judged
         return {}
+
+    def restore_standing(self, standing: Sequence[alerts.Standing]) -> None:
+        """Take up alerts that stand beside those of the projection."""
+        del standing
 
     @abstractmethod
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:

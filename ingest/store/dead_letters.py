@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was refused: raw bytes and reason, kept so that nothing vanishes unexplained."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from psycopg import Connection
+
+from edge_agent.messages import Lane
+
+# Of one gateway; what is refused beyond that is counted and no longer kept.
+KEPT_A_DAY_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +31,57 @@ class DeadLetter:
     at_index: int | None = None
 
 
-def insert(conn: Connection, letters: Sequence[DeadLetter]) -> None:
-    """Store dead letters."""
+def insert(conn: Connection, lane: Lane, letters: Sequence[DeadLetter]) -> None:
+    """Count refusals, and keep those that are among their gateway's first of the day."""
+    counted = Counter((letter.gateway or "", letter.reason) for letter in letters)
+    today = letters[0].received_at.date()
+    conn.execute(
+        """
+        INSERT INTO dead_letter_count AS c (day, gateway, reason, count)
+        SELECT %s, gateway, reason, count
+        FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS n (gateway, reason, count)
+        ORDER BY gateway, reason
+        ON CONFLICT (day, gateway, reason) DO UPDATE SET count = c.count + excluded.count
+        """,
+        (
+            today,
+            [gateway for gateway, _ in counted],
+            [reason for _, reason in counted],
+            list(counted.values()),
+        ),
+    )
+    refused: dict[str, int] = dict(
+        conn.execute(
+            """
+            SELECT gateway, sum(count)::bigint FROM dead_letter_count
+            WHERE day = %s AND gateway = ANY (%s) GROUP BY gateway
+            """,
+            (today, sorted({gateway for gateway, _ in counted})),
+        ).fetchall()
+    )
+    room = Counter(
+        {
+            gateway: KEPT_A_DAY_MAX
+            - (total - sum(n for (of, _), n in counted.items() if of == gateway))
+            for gateway, total in refused.items()
+        }
+    )
+    kept: list[DeadLetter] = []
+    for letter in letters:
+        room[letter.gateway or ""] -= 1
+        if room[letter.gateway or ""] >= 0:
+            kept.append(letter)
     with conn.cursor() as cursor:
         cursor.executemany(
             """
             INSERT INTO dead_letter
-                (received_at, gateway, topic, reason, detail, stream, seq, at_index, sha256, raw)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                (lane, received_at, gateway, topic, reason, detail, stream, seq, at_index, sha256,
+                 raw)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
             """,
             [
                 (
+                    lane,
                     letter.received_at,
                     letter.gateway,
                     letter.topic,
@@ -46,6 +93,6 @@ def insert(conn: Connection, letters: Sequence[DeadLetter]) -> None:
                     letter.sha256,
                     letter.raw,
                 )
-                for letter in letters
+                for letter in kept
             ],
         )
