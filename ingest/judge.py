@@ -61,6 +61,8 @@ class Judged:
     stream: str | None = None
     seq: int | None = None
     readings: list[tuple[Device, Reading]] = field(default_factory=list[tuple[Device, Reading]])
+    # Beside each reading: its place in the batch.
+    places: list[int] = field(default_factory=list[int])
     event: tuple[Device, Event] | GapEvent | None = None
     status: Status | None = None
     letters: list[DeadLetter] = field(default_factory=list[DeadLetter])
@@ -73,9 +75,17 @@ class Judged:
         """Whether a newer registry might judge otherwise."""
         return any(letter.reason in _UNKNOWN for letter in self.letters)
 
+    def keep_only(self, place: int) -> None:
+        """Forget all but the reading at ``place``: the others were stored long ago."""
+        kept = [n for n, at in enumerate(self.places) if at == place]
+        self.readings = [self.readings[n] for n in kept]
+        self.places = [place] * len(kept)
+        self.letters = [letter for letter in self.letters if letter.at_index in {place, None}]
+
     def refuse_all(self, reason: str, detail: str) -> None:
         """Refuse the whole message after all, whatever was judged good of it."""
         self.readings.clear()
+        self.places.clear()
         self.event = self.status = None
         self.letters.clear()
         self.rejections.clear()
@@ -174,6 +184,7 @@ class Judge:
                 judged.refuse(error.reason, error.detail, index, self._own(reading.device, gateway))
             else:
                 judged.readings.append((device, reading))
+                judged.places.append(index)
 
     def event(self, judged: Judged, gateway: Gateway) -> None:
         """Judge one event."""

@@ -48,8 +48,10 @@ _RETRY_DELAY_MIN_S: Final = 0.2
 _RETRY_DELAY_MAX_S: Final = 5.0
 # A database call that takes longer hangs on a half-open connection, which nothing else ends:
 # statement_timeout is the server's, and the server is what cannot be heard.
-_STUCK_S: Final = 25.0
+_STUCK_S: Final = 12.0
 _REGISTRY_INTERVAL: Final = timedelta(seconds=2)
+_REPLAY_INTERVAL: Final = timedelta(seconds=1)
+_REPLAYED_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Writer(ABC):
         self.connection: psycopg.Connection | None = None
         self._stream_ids: dict[StreamKey, int] = {}
         self._registry_checked_at = datetime.min.replace(tzinfo=UTC)
+        self._replayed_at = self._registry_checked_at
         self.registry = devices.Registry(0)
         self._judge = Judge(self.registry, self._limits)
         self.projection = Projection(self.rules, self.registry)
@@ -271,6 +274,9 @@ class Writer(ABC):
             self._registry_checked_at = now
             self._reload_registry(conn)
         self.tick(conn, now)
+        if now - self._replayed_at >= _REPLAY_INTERVAL:
+            self._replayed_at = now
+            self._replay(conn, now)
         calmed = self._refusals.calmed(now)
         if calmed:
             with conn.transaction():
@@ -281,6 +287,41 @@ class Writer(ABC):
                 self._changed_alerts += alerts.write(conn, changes, now)
         self.tell_alerts()
         self.downlink.tell()
+
+    def _replay(self, conn: psycopg.Connection, now: datetime) -> None:
+        """Judge dead letters again that somebody asked for, each stored at most once.
+
+        A letter's number is among the stored ones since it was refused, so it goes by its row: the
+        row says, in the transaction that stores it, that it is stored.
+        """
+        while True:
+            try:
+                with driver_errors(), conn.transaction():
+                    asked = dead_letters.take_asked(conn, self.lane, _REPLAYED_AT_ONCE)
+                    judged = [self._judge_again(letter) for letter in asked]
+                    good = [item for item in judged if not item.letters]
+                    self.store(conn, good, now)
+                    for letter, item in zip(asked, judged, strict=True):
+                        refused = item.letters[0].reason if item.letters else None
+                        dead_letters.settle_asked(conn, letter.id, now, refused)
+            except (Rejected, Unavailable):
+                self.projection.rollback()
+                self._changed_alerts = []
+                raise
+            self.committed(judged, good)
+            if len(asked) < _REPLAYED_AT_ONCE:
+                return
+
+    def _judge_again(self, letter: dead_letters.Asked) -> Judged:
+        item = self._judge.judge(
+            Received(-1, 0, 0, letter.topic, letter.raw, False, False, letter.received_at)
+        )
+        if letter.at_index is not None:
+            item.keep_only(letter.at_index)
+        elif item.letters and item.readings:
+            # Some of it is good now: take that, and let the rest be refused for good.
+            item.letters.clear()
+        return item
 
     def tell_alerts(self) -> None:
         """Hand the alerts that changed to the live topic."""

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from psycopg import Connection
+from psycopg.rows import class_row
 
 from edge_agent.messages import Lane
 
@@ -96,3 +97,48 @@ def insert(conn: Connection, lane: Lane, letters: Sequence[DeadLetter]) -> None:
                 for letter in kept
             ],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A dead letter that somebody asked to be judged again, with its whole payload."""
+
+    id: int
+    received_at: datetime
+    topic: str
+    raw: bytes
+    at_index: int | None
+    numbered: bool
+
+
+def take_asked(conn: Connection, lane: Lane, limit: int) -> list[Asked]:
+    """Lock and return letters that shall be judged again, oldest first."""
+    with conn.cursor(row_factory=class_row(Asked)) as cursor:
+        return cursor.execute(
+            """
+            SELECT d.id, d.received_at, d.topic, coalesce(d.raw, w.raw) AS raw, d.at_index,
+                   d.stream IS NOT NULL AND d.seq IS NOT NULL AS numbered
+            FROM dead_letter AS d
+            LEFT JOIN LATERAL (
+                SELECT raw FROM dead_letter
+                WHERE sha256 = d.sha256 AND received_at = d.received_at AND raw IS NOT NULL LIMIT 1
+            ) AS w ON true
+            WHERE d.lane = %s AND d.replay_asked_at IS NOT NULL AND d.replayed_at IS NULL
+            ORDER BY d.id LIMIT %s
+            FOR UPDATE OF d SKIP LOCKED
+            """,
+            (lane, limit),
+        ).fetchall()
+
+
+def settle_asked(conn: Connection, letter: int, now: datetime, refused: str | None) -> None:
+    """Write what became of a letter: stored (None), or the reason why it still cannot be."""
+    conn.execute(
+        """
+        UPDATE dead_letter
+        SET replayed_at = %s, replay_result = %s,
+            replay_asked_at = CASE WHEN %s THEN replay_asked_at END
+        WHERE id = %s
+        """,
+        (now if refused is None else None, refused or "stored", refused is None, letter),
+    )

@@ -241,3 +241,53 @@ def test_message_that_ends_the_process_becomes_a_dead_letter(bench: Bench, start
     feed(bench.telemetry(), poison, neighbour)
     assert bench.value("SELECT reason FROM dead_letter") == "process.crashed"
     assert bench.value("SELECT count(*) FROM reading_lamp") == 1
+
+
+def ask(bench: Bench, where: str = "true") -> None:
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute(
+            f"UPDATE dead_letter SET replay_asked_at = now() WHERE {where}".encode()  # our own text
+        )
+
+
+def test_refused_reading_is_stored_once_when_it_is_replayed_after_a_fix(
+    bench: Bench, start: datetime
+) -> None:
+    writer = bench.telemetry()
+    message = bench.batch(1, lamp(start), lamp(start, device="c01-lamp-003"))
+    feed(writer, message)
+    assert bench.value("SELECT reason FROM dead_letter") == "device.unknown"
+    ask(bench)
+    feed(bench.telemetry())
+    (letter,) = bench.rows("SELECT replayed_at, replay_result FROM dead_letter")
+    assert letter == {"replayed_at": None, "replay_result": "device.unknown"}
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute(
+            """
+            INSERT INTO device (device, kind, gateway, community, area, in_service_from)
+            VALUES ('c01-lamp-003', 'lamp', %s, 'c01', 'c01', %s)
+            """,
+            (GATEWAY, start),
+        )
+    for _ in range(2):
+        ask(bench, "replayed_at IS NULL")
+        feed(bench.telemetry())
+    feed(bench.telemetry(), message)  # and redelivered once more
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 2
+    assert bench.value("SELECT replay_result FROM dead_letter") == "stored"
+    assert bench.value("SELECT count(*) FROM device_state") == 2
+
+
+def test_whole_message_of_a_gateway_registered_later_is_replayed(
+    bench: Bench, start: datetime
+) -> None:
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute("UPDATE gateway SET status = 'revoked' WHERE gateway = %s", (GATEWAY,))
+    feed(bench.telemetry(), bench.batch(1, lamp(start), lamp(start + MINUTE)))
+    assert bench.value("SELECT reason FROM dead_letter") == "gateway.revoked"
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute("UPDATE gateway SET status = 'active'")
+    ask(bench)
+    feed(bench.telemetry())
+    feed(bench.telemetry())
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 2
