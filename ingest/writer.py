@@ -118,7 +118,7 @@ class Writer(ABC):
         # For the watchdog, monotonic: when the loop last came round, and since when the database
         # has been asked without an answer.
         self.turned_at = time.monotonic()
-        self._asking_since: float | None = None
+        self.asking_since: float | None = None
 
     @property
     def downlink(self) -> Downlink:
@@ -165,7 +165,7 @@ class Writer(ABC):
         Args:
             now: Of the monotonic clock.
         """
-        since, connection = self._asking_since, self.connection
+        since, connection = self.asking_since, self.connection
         if since is None or connection is None or now - since < _STUCK_S:
             return
         log.error("database hangs, cutting the connection lane=%s", self.lane)
@@ -185,7 +185,7 @@ class Writer(ABC):
             self.turned_at = time.monotonic()
             try:
                 conn = self._connection()
-                self._asking_since = time.monotonic()
+                self.asking_since = time.monotonic()
                 if taken:
                     self._take(conn, taken)
                     taken = ()
@@ -203,7 +203,7 @@ class Writer(ABC):
             else:
                 return
             finally:
-                self._asking_since = None
+                self.asking_since = None
 
     def _take(self, conn: psycopg.Connection, taken: Sequence[Received]) -> None:
         """Store a flush; after a crash, what comes again is begun one by one and counted."""
