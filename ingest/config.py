@@ -112,6 +112,11 @@ class Ingest(Section):
     metrics_port: int = Field(default=9101, ge=0, le=65_535, description="0: any free port")
     telemetry: TelemetryFlush = TelemetryFlush()
     event: EventFlush = EventFlush()
+    queue_bytes: int = Field(
+        default=128 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="bound of what is received and not yet committed, of each lane",
+    )
     future_limit_s: float = Field(default=300, gt=0, le=86_400)
     late_limit_days: float = Field(default=30, gt=0, le=365)
     status_interval_s: float = Field(

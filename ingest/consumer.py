@@ -30,6 +30,8 @@ from ingest.judge import Received
 
 log = logging.getLogger(__name__)
 
+# The largest packet the broker may send us: a payload, its topic and properties.
+PACKET_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 8192
 _SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 _KEEPALIVE_S: Final = 30
 _RECONNECT_DELAY_MAX_S: Final = 10
@@ -110,7 +112,7 @@ class Consumer:
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = _SESSION_EXPIRY_S
         properties.ReceiveMaximum = self._receive_maximum
-        properties.MaximumPacketSize = PAYLOAD_BYTES_MAX + 8192
+        properties.MaximumPacketSize = PACKET_BYTES_MAX
         host, port = self._address
         self._client.connect_async(
             host, port, keepalive=_KEEPALIVE_S, clean_start=False, properties=properties

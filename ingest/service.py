@@ -14,7 +14,7 @@ from psycopg import pq
 
 from ingest import failpoints, metrics, migrate
 from ingest.config import Config, Flush
-from ingest.consumer import Consumer, Subscription
+from ingest.consumer import PACKET_BYTES_MAX, Consumer, Subscription
 from ingest.errors import ConfigError, OperatorError, Unavailable
 from ingest.events import EventWriter
 from ingest.judge import Limits
@@ -69,7 +69,11 @@ def run(config: Config) -> None:
                 ca=config.broker.ca,
                 certificates=config.ingest.certificates,
                 subscriptions=subscriptions,
-                receive_maximum=flush.receive_maximum,
+                # The broker sends no more unacknowledged messages than this, each at most a packet:
+                # so the queue is bounded in bytes too, whatever gateways send.
+                receive_maximum=min(
+                    flush.receive_maximum, config.ingest.queue_bytes // PACKET_BYTES_MAX
+                ),
             ),
             rules=rules,
             limits=limits,
