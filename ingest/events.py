@@ -22,7 +22,7 @@ from ingest.presence import is_silent
 from ingest.rules import Rule
 from ingest.store import alerts, gateways, readings, streams
 from ingest.store.devices import Gateway
-from ingest.store.streams import Hole, Mark, Numbered, StreamKey
+from ingest.store.streams import Hole, Mark, StreamKey
 from ingest.writer import Common, Writer
 
 _PRESENCE_INTERVAL: Final = timedelta(seconds=1)
@@ -209,21 +209,6 @@ class EventWriter(Writer):
                 at=gap.at,
                 received_at=item.message.received_at,
             )
-
-    def contradictions(
-        self,
-        conn: psycopg.Connection,
-        numbered: Sequence[Numbered],
-        new: set[int],
-        judged: Sequence[Judged],
-    ) -> set[int]:
-        """Keep the content of new events; find another content under a number already stored."""
-        digests = {item.index: judged[item.index].message.sha256 for item in numbered}
-        streams.keep_digests(
-            conn, [(one, digests[one.index]) for one in numbered if one.index in new]
-        )
-        again = [(one, digests[one.index]) for one in numbered if one.index not in new]
-        return streams.contradicting(conn, again) if again else set()
 
     def committed(self, judged: Sequence[Judged], fresh: Sequence[Judged]) -> None:
         """Make the fold the present; alerts are told at once."""

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -32,13 +32,14 @@ from ingest.downlink import Downlink
 from ingest.errors import Rejected, Unavailable
 from ingest.judge import Judge, Judged, Limits, Received
 from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
+from ingest.numbering import Numbering
 from ingest.presence import Presence
 from ingest.projection import Projection, subject_of
 from ingest.refusals import Refusals
 from ingest.rules import RuleBook
 from ingest.store import alerts, attempts, connect, dead_letters, devices, driver_errors, streams
 from ingest.store.alerts import Subject
-from ingest.store.streams import RANGES_MAX, Mark, Numbered, StreamKey
+from ingest.store.streams import Mark, StreamKey
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +98,10 @@ class Writer(ABC):
         self.presence = common["presence"]
         self._limits = common["limits"]
         self._flush_limits = common["flush"]
-        # Streams of the flush in hand: their watermarks are told even if nothing was new.
-        self._heard: set[int] = set()
-        self._flush_ids: dict[StreamKey, int] = {}
+        self._numbering = Numbering(self.lane)
         self._stopping = threading.Event()
         # Open while the database answers.
         self.connection: psycopg.Connection | None = None
-        self._stream_ids: dict[StreamKey, int] = {}
         self._registry_checked_at = datetime.min.replace(tzinfo=UTC)
         self._replayed_at = self._registry_checked_at
         self.registry = devices.Registry(0)
@@ -236,7 +234,7 @@ class Writer(ABC):
 
     def _forget_connection(self) -> None:
         self.healthy_since = None
-        self._stream_ids.clear()
+        self._numbering.forget()
         if self.connection is not None:
             self.connection.close()
             self.connection = None
@@ -390,17 +388,16 @@ class Writer(ABC):
         )
         try:
             with driver_errors(), conn.transaction():
-                numbered, fresh = self._pick_new(conn, judged)
+                picked = self._numbering.pick(conn, judged, self.registry.gateways)
+                fresh = picked.fresh
                 letters = [letter for item in fresh for letter in item.letters]
                 if letters:
                     dead_letters.insert(conn, self.lane, letters)
                     self._changed_alerts = alerts.write(conn, self._turned_bad(fresh, now), now)
                 self.store(conn, fresh, now)
-                if numbered:
-                    streams.add(conn, numbered)
-                watermarks = dict(
-                    streams.watermarks(conn, sorted({n.stream_id for n in numbered} | self._heard))
-                )
+                if picked.numbered:
+                    streams.add(conn, picked.numbered)
+                watermarks = streams.watermarks(conn, sorted(picked.heard))
                 watermarks.update(self.asked_watermarks(conn, judged))
                 failpoints.reached(failpoints.BEFORE_COMMIT)
         except (Rejected, Unavailable):
@@ -408,7 +405,7 @@ class Writer(ABC):
             self._changed_alerts = []
             raise
         failpoints.reached(failpoints.AFTER_COMMIT)
-        self._stream_ids.update(self._flush_ids)
+        self._numbering.committed()
         self.committed(judged, fresh)
         self._count(judged, fresh, letters)
         stored = Stored(watermarks)
@@ -416,93 +413,6 @@ class Writer(ABC):
             if item.gateway is not None and item.rejections:
                 stored.rejections[item.gateway].extend(item.rejections)
         return stored
-
-    def _pick_new(
-        self, conn: psycopg.Connection, judged: Sequence[Judged]
-    ) -> tuple[list[Numbered], list[Judged]]:
-        """Return the numbers and messages not stored before, the first of equal ones."""
-        keys: dict[tuple[str, str, int], int] = {}
-        unnumbered: list[int] = []
-        repeats: list[tuple[int, int]] = []  # within the flush: index, and index of the first
-        for index, item in enumerate(judged):
-            if item.gateway is None or item.stream is None or item.seq is None:
-                unnumbered.append(index)
-            elif item.gateway in self.registry.gateways:
-                first = keys.setdefault((item.gateway, item.stream, item.seq), index)
-                if first != index:
-                    repeats.append((index, first))
-            else:
-                unnumbered.append(index)
-        wanted = {(gateway, stream) for gateway, stream, _ in keys}
-        unknown = sorted(wanted - self._stream_ids.keys())
-        ids = dict(self._stream_ids)
-        if unknown:
-            ids.update(self._ensure(conn, unknown))
-            for (gateway, stream, seq), index in list(keys.items()):
-                if (gateway, stream) not in ids:
-                    judged[index].refuse_all("stream.too_many", "too many new streams in a day")
-                    unnumbered.append(index)
-                    del keys[gateway, stream, seq]
-            wanted &= ids.keys()
-        numbered = [
-            Numbered(index, ids[gateway, stream], seq)
-            for (gateway, stream, seq), index in keys.items()
-        ]
-        self._heard = {ids[key] for key in wanted}
-        new = streams.lock_and_pick_new(conn, numbered) if numbered else set[int]()
-        if failpoints.active(failpoints.SKIP_DEDUPE):
-            new = {number.index for number in numbered}
-        frozen = streams.too_sparse(conn, sorted(self._heard)) if self._heard else set[int]()
-        for number in numbered:
-            if number.stream_id in frozen and number.index in new:
-                judged[number.index].refuse_all("stream.too_sparse", f"over {RANGES_MAX} ranges")
-                new.discard(number.index)
-                unnumbered.append(number.index)
-        self._flush_ids = ids
-        if self.lane == "event":
-            by_index = {number.index: number for number in numbered}
-            repeated = [
-                replace(by_index[first], index=index)
-                for index, first in repeats
-                if first in by_index
-                and judged[first].message.payload != judged[index].message.payload
-            ]
-            for index in self.contradictions(conn, [*numbered, *repeated], new, judged):
-                judged[index].refuse_all("event.conflict", "another content under this number")
-                unnumbered.append(index)
-        fresh = [judged[index] for index in sorted({*new, *unnumbered})]
-        return [number for number in numbered if number.index in new], fresh
-
-    def _ensure(
-        self, conn: psycopg.Connection, unknown: Sequence[StreamKey]
-    ) -> dict[StreamKey, int]:
-        """Return the ids of streams, making new ones as long as a gateway begins few enough."""
-        known = streams.ids_of(conn, unknown)
-        new = [key for key in unknown if key not in known]
-        if new:
-            begun = Counter(streams.new_streams_today(conn, sorted({key[0] for key in new})))
-            allowed: list[StreamKey] = []
-            for key in new:
-                begun[key[0]] += 1
-                if begun[key[0]] <= streams.NEW_STREAMS_A_DAY_MAX:
-                    allowed.append(key)
-            if allowed:
-                known.update(streams.ensure(conn, self.lane, allowed))
-        return known
-
-    def contradictions(
-        self,
-        conn: psycopg.Connection,
-        numbered: Sequence[Numbered],
-        new: set[int],
-        judged: Sequence[Judged],
-    ) -> set[int]:
-        """Return the messages that say something else under a number already stored.
-
-        Telemetry keeps no content by message, which is the price of speed: none are found.
-        """
-        del conn, numbered, new, judged
-        return set()
 
     def _turned_bad(self, fresh: Sequence[Judged], now: datetime) -> list[alerts.Change]:
         """Return the alerts on devices and gateways of which too much is refused."""
