@@ -8,6 +8,7 @@ Every mistake is reported at once, with file, line and key.
 
 import difflib
 import re
+import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -164,6 +165,10 @@ def load(file: Path, environ: Mapping[str, str]) -> Config:
         document: dict[str, object] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_not_toml(file, str(error))) from None
+    except (ValueError, RecursionError):
+        # What the parser itself does not catch.
+        sentence = "a number of thousands of digits, or brackets within brackets without end"
+        raise ConfigError(f"{file}: not TOML: {sentence}") from None
     lines = _lines(text)
     sources: dict[tuple[str, ...], str] = {}
     problems = _override(document, environ, sources)
@@ -247,7 +252,7 @@ def _value(text: str) -> Setting:
     """Read an environment variable as a number or truth value where it looks like one."""
     try:
         value: object = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) else text
 
@@ -305,7 +310,7 @@ def _sentence(item: dict[str, Any], path: tuple[str, ...]) -> str:
         case _:
             text: str = item["msg"][:1].lower() + item["msg"][1:]
             # The connection string is never repeated: it may hold a password.
-            given = "" if path[:1] == ("database",) else f"{item['input']!r}: "
+            given = "" if path[:1] == ("database",) else f"{reprlib.repr(item['input'])}: "
             return f"{given}{text}"
 
 

@@ -70,6 +70,7 @@ class Consumer:
         self._queue: deque[Received] = deque()
         self._arrived = threading.Event()
         self._generation = 0
+        self._started = False
         self._connected = False
         # Since when we hear: the broker confirmed the subscription.
         self.connected_since: datetime | None = None
@@ -100,7 +101,9 @@ class Consumer:
 
     @property
     def alive(self) -> bool:
-        """Whether the network thread runs."""
+        """Whether the network thread runs, where it should."""
+        if not self._started:
+            return True
         thread: threading.Thread | None = self._client._thread  # pyright: ignore[reportPrivateUsage]
         return thread is not None and thread.is_alive()
 
@@ -108,7 +111,10 @@ class Consumer:
         return len(self._queue)
 
     def start(self) -> None:
-        """Connect in the background, and again whenever the link is lost."""
+        """Connect in the background, and again whenever the link is lost; twice is once."""
+        if self._started:
+            return
+        self._started = True
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = _SESSION_EXPIRY_S
         properties.ReceiveMaximum = self._receive_maximum
@@ -121,6 +127,9 @@ class Consumer:
 
     def stop(self) -> None:
         """Disconnect; the session stays, and with it what was not acknowledged."""
+        if not self._started:
+            return
+        self._started = False
         self._connected = False  # on purpose: not a loss to be told
         self._client.disconnect()
         self._client.loop_stop()

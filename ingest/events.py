@@ -5,7 +5,7 @@ A lane of its own, so that no telemetry backlog delays an alarm.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Unpack
@@ -22,7 +22,7 @@ from ingest.presence import is_silent
 from ingest.rules import Rule
 from ingest.store import alerts, gateways, readings, streams
 from ingest.store.devices import Gateway
-from ingest.store.streams import Hole, Mark, StreamKey
+from ingest.store.streams import Hole, StreamKey
 from ingest.writer import Common, Writer
 
 _PRESENCE_INTERVAL: Final = timedelta(seconds=1)
@@ -218,8 +218,13 @@ class EventWriter(Writer):
                 metrics.EVENTS.labels(item.event[0].kind).inc()
         for item in judged:
             status = item.status
-            if item.gateway is not None and status is not None and status.status_interval_s:
+            if item.gateway is None or status is None:
+                continue
+            if status.status_interval_s:
                 self._intervals[item.gateway] = timedelta(seconds=status.status_interval_s)
+            # Each birth and heartbeat is answered with how far the streams it names are stored.
+            for lane in status.streams:
+                self.presence.ask(lane.lane, [(item.gateway, lane.stream)])
         for change in delta.alerts:
             metrics.ALERTS.labels(change.rule).inc()
         self.tell_alerts()
@@ -230,21 +235,6 @@ class EventWriter(Writer):
         self._hole_alerts = {
             (alert.gateway, alert.key) for alert in standing if alert.rule == STREAM_HOLE.id
         }
-
-    def asked_watermarks(
-        self, conn: psycopg.Connection, judged: Sequence[Judged]
-    ) -> Mapping[StreamKey, Mark]:
-        """Answer each birth and heartbeat with the watermarks of the streams it names."""
-        asked = {
-            (item.gateway, stream.stream)
-            for item in judged
-            if item.gateway is not None and item.status is not None
-            for stream in item.status.streams
-        }
-        if not asked:
-            return {}
-        known = streams.watermarks_of(conn, sorted(asked))
-        return {key: known.get(key, Mark(0)) for key in asked}
 
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:
         """Notice gateways that fell silent or are heard again; keep when they were heard."""

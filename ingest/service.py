@@ -142,8 +142,7 @@ def _work(config: Config, writers: tuple[Writer, ...]) -> None:
 
     server = metrics.serve(config.ingest.metrics_host, config.ingest.metrics_port, not_ready)
     log.info("ingest starting metrics=%s:%d", *server.server_address[:2])
-    for writer, thread in zip(writers, threads, strict=True):
-        writer.consumer.start()
+    for thread in threads:
         thread.start()
     gc.freeze()
     # A dead thread would look like silence: end the process, so that it is started anew.

@@ -74,6 +74,18 @@ class Stored:
     )
 
 
+def _claim(conn: psycopg.Connection, lane: Lane) -> bool:
+    """Claim a lane until the connection ends; return False where another process has it.
+
+    What is in memory (open intervals, running conditions) is true for one writer only. Messages
+    would be stored once all the same, by their numbers.
+    """
+    row = conn.execute(
+        "SELECT pg_try_advisory_lock(hashtext('linli ingest'), hashtext(%s))", (lane,)
+    ).fetchone()
+    return row is not None and row[0]
+
+
 class Common(TypedDict):
     """What every lane is made of."""
 
@@ -109,6 +121,7 @@ class Writer(ABC):
         self.projection = Projection(self.rules, self.registry)
         self._downlink: Downlink | None = None
         self.healthy_since: datetime | None = None
+        self._told = ""  # the trouble that was logged: once when it begins, not each time
         self._refusals: Refusals[Subject] = Refusals()
         self._changed_alerts: list[tuple[str, UUID]] = []
         # After a process that did not end in order, what is redelivered is taken one by one.
@@ -152,6 +165,8 @@ class Writer(ABC):
             metrics.QUEUE.labels(self.lane).set(len(self.consumer))
             metrics.SESSIONS_LOST.labels(self.lane).set(self.consumer.sessions_lost)
             self.persist([message for message in taken if not self.consumer.is_probe(message)])
+            if self.connection is not None:
+                self.consumer.start()
         if self.connection is not None and self._suspicious is not None:
             with contextlib.suppress(Unavailable), driver_errors():
                 attempts.end(self.connection, self.lane)
@@ -190,7 +205,8 @@ class Writer(ABC):
                 with driver_errors():
                     self._tick(conn, datetime.now(UTC))
             except Unavailable as error:
-                if self.healthy_since is not None:
+                if str(error) != self._told:
+                    self._told = str(error)
                     log.warning("database lost, retrying lane=%s error=%s", self.lane, error)
                 self._forget_connection()
                 metrics.RETRIES.labels(self.lane).inc()
@@ -227,8 +243,13 @@ class Writer(ABC):
             conn = connect(self._dsn, self.lane)
             with driver_errors():
                 self.connection = conn
+                if not _claim(conn, self.lane):
+                    # Two under one identity would also throw each other out at the broker.
+                    self.consumer.stop()
+                    raise Unavailable(f"another ingest writes the {self.lane} lane, waiting for it")
                 self._restore(conn)
             self.healthy_since = datetime.now(UTC)
+            self._told = ""
             log.info("database connected lane=%s", self.lane)
         return self.connection
 
@@ -272,6 +293,10 @@ class Writer(ABC):
             self._registry_checked_at = now
             self._reload_registry(conn)
         self.tick(conn, now)
+        asked = self.presence.take_asked(self.lane)
+        if asked:
+            known = streams.watermarks_of(conn, sorted(asked))
+            self.downlink.acknowledge({key: known.get(key, Mark(0)) for key in asked}, {})
         if now - self._replayed_at >= _REPLAY_INTERVAL:
             self._replayed_at = now
             self._replay(conn, now)
@@ -398,7 +423,6 @@ class Writer(ABC):
                 if picked.numbered:
                     streams.add(conn, picked.numbered)
                 watermarks = streams.watermarks(conn, sorted(picked.heard))
-                watermarks.update(self.asked_watermarks(conn, judged))
                 failpoints.reached(failpoints.BEFORE_COMMIT)
         except (Rejected, Unavailable):
             self.projection.rollback()
@@ -466,13 +490,6 @@ class Writer(ABC):
     @abstractmethod
     def committed(self, judged: Sequence[Judged], fresh: Sequence[Judged]) -> None:
         """Make what was staged in memory the present."""
-
-    def asked_watermarks(
-        self, conn: psycopg.Connection, judged: Sequence[Judged]
-    ) -> Mapping[StreamKey, Mark]:
-        """Return watermarks that messages ask for beside those of their own streams."""
-        del conn, judged
-        return {}
 
     def restore_standing(self, standing: Sequence[alerts.Standing]) -> None:
         """Take up alerts that stand beside those of the projection."""
