@@ -20,7 +20,7 @@ from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
 from ingest.presence import is_silent
 from ingest.rules import Rule
-from ingest.store import alerts, gateways, readings, streams
+from ingest.store import alerts, dead_letters, gateways, readings, streams
 from ingest.store.devices import Gateway
 from ingest.store.streams import Hole, StreamKey
 from ingest.writer import Common, Writer
@@ -195,8 +195,22 @@ class EventWriter(Writer):
             }
         return [alerts.Change(rule.id, rule.severity, subject, decision, now, stream, params)]
 
+    def _gap_is_bounded(self, conn: psycopg.Connection, gateway: str, stream: str) -> str | None:
+        """Return why a gap may not be recorded: gaps make streams and ranges, as messages do."""
+        known = streams.ids_of(conn, [(gateway, stream)])
+        if known:
+            ids = list(known.values())
+            return "stream.too_sparse" if streams.too_sparse(conn, ids) else None
+        begun = streams.new_streams_today(conn, [gateway]).get(gateway, 0)
+        return "stream.too_many" if begun >= streams.NEW_STREAMS_A_DAY_MAX else None
+
     def _store_gap(self, conn: psycopg.Connection, item: Judged, gap: GapEvent) -> None:
         assert item.gateway is not None
+        reason = self._gap_is_bounded(conn, item.gateway, gap.stream)
+        if reason is not None:
+            item.refuse_all(reason, gap.stream)
+            dead_letters.insert(conn, self.lane, item.letters)
+            return
         missing = streams.add_range(conn, item.gateway, gap.stream, gap.lane, gap.first, gap.last)
         if missing:
             streams.insert_gap(
