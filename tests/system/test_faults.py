@@ -22,7 +22,6 @@ from deploy.installation import environment
 # The first test waits for all of them.
 pytestmark = pytest.mark.timeout(900)
 
-QUICK_MAX_S = 360
 Rows = Mapping[str, Mapping[str, Any]]
 
 
@@ -62,9 +61,8 @@ def test_fault_loses_and_doubles_nothing(rows: Rows, fault: str) -> None:
 EACH = test_fault_loses_and_doubles_nothing
 
 
-def test_matrix_is_quick_and_wide(report: Mapping[str, Any]) -> None:
+def test_matrix_is_wide() -> None:
     assert len(load()) >= 30
-    assert report["seconds"] < QUICK_MAX_S
 
 
 def test_unknown_fault_is_refused_with_a_way_out(tmp_path: Path) -> None:
