@@ -17,6 +17,7 @@ from itertools import count
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import (
+    FailFast,
     Field,
     OnErrorOmit,
     TypeAdapter,
@@ -113,7 +114,7 @@ class Status(Wire):
     state: Literal["online", "offline"] = Field(description="offline: the will, or a clean stop")
     at: Instant | None = Field(default=None, description="absent in a will, written beforehand")
     agent_version: Text | None = Field(default=None, description="of the sending program")
-    streams: tuple[StreamStatus, ...] = Field(
+    streams: Annotated[tuple[StreamStatus, ...], FailFast()] = Field(
         default=(), max_length=STREAMS_MAX, description="the gateway's lanes"
     )
     outbox_messages: Count | None = Field(
@@ -167,7 +168,7 @@ class Ack(Wire):
         description="per stream the ranges [first, last] stored above the contiguous seq, lowest"
         " first, at most 16; nothing leaves the outbox by them, but nothing in them is sent again",
     )
-    rejected: tuple[Rejection, ...] = Field(
+    rejected: Annotated[tuple[Rejection, ...], FailFast()] = Field(
         default=(), description="refused for ever; sending it again changes nothing"
     )
 

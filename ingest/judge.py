@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from edge_agent.kinds import Event, Reading
+from edge_agent.kinds.base import UNSTORABLE
 from edge_agent.messages import (
     REASONS,
     EventMessage,
@@ -111,7 +112,7 @@ class Judged:
             DeadLetter(
                 message.received_at,
                 self.gateway,
-                message.topic,
+                UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", message.topic),
                 reason,
                 detail,
                 digest,

@@ -20,12 +20,16 @@ STOP_MAX_S = 5.0
 FLOOD = 10
 
 
-def _killed_at(run: Run, failpoint: str) -> None:
-    """Have ingest end itself at a failpoint, then start it anew; once a round."""
+def _killed_at(run: Run, failpoint: str) -> int:
+    """Have ingest end itself at a failpoint, then start it anew; once a round.
+
+    Returns:
+        How many messages then came that were stored already.
+    """
     city = run.city
     city.start_ingest()
     city.start_simulators()
-    died = 0
+    died = again = 0
     for _ in run.times():
         run.flow()
         assert city.ingest is not None
@@ -39,7 +43,9 @@ def _killed_at(run: Run, failpoint: str) -> None:
         died += doomed.popen.returncode == -signal.SIGKILL
         with run.healing():
             city.start_ingest()
+        again += run.duplicates()
     run.sometimes("killed there", died)
+    return again
 
 
 @fault("F20a", "killed after receiving, before COMMIT", rounds=4, full_rounds=10, hours=96)
@@ -55,9 +61,8 @@ def killed_before_commit(run: Run) -> None:
 def killed_after_commit(run: Run) -> None:
     """The flush is stored and comes again."""
     run.found()
-    _killed_at(run, "ingest.after_commit")
+    run.sometimes("duplicates dropped", _killed_at(run, "ingest.after_commit"))
     run.sometimes("sessions taken up again", run.city.log("ingest").count("session_present=True"))
-    run.sometimes("duplicates dropped", run.duplicates())
     run.finish()
 
 
@@ -193,7 +198,7 @@ def poison(run: Run) -> None:
     try:
         lamps = _lamps(run, gateway)[:5]
         for number in run.times():
-            since = datetime.now(UTC) - timedelta(minutes=20 - number * 2)
+            since = datetime.now(UTC) - timedelta(minutes=2 * (30 - number))
             parcels = [wire.make(one) for one in lamps_telling(lamps, 99, since, run.rng)]
             seq = wire.number()
             text = run.rng.choice(poisons) % (wire.stream.encode(), seq)
@@ -273,8 +278,9 @@ def alarms_beside_backlog(run: Run) -> None:
     try:
         run.flow(50)
         lamps = _lamps(run, flooding)[:8]
-        since = datetime.now(UTC) - timedelta(minutes=50)
-        batches = lamps_telling(lamps, 20_000 if run.full else 2_500, since, run.rng)
+        count = 20_000 if run.full else 2_500
+        since = datetime.now(UTC) - timedelta(seconds=count + 60)
+        batches = lamps_telling(lamps, count, since, run.rng)
         parcels = [wire.make(batch) for batch in batches]
         for _ in run.times():
             begun = datetime.now(UTC)

@@ -64,7 +64,7 @@ def one_way(run: Run) -> None:
     run.finish(silence=True)
 
 
-@fault("F13c", "reset in the middle of a packet", rounds=5, full_rounds=30, hours=96, takes_s=15)
+@fault("F13c", "reset in the middle of a packet", rounds=5, full_rounds=30, hours=240, takes_s=15)
 def reset(run: Run) -> None:
     """RST after so and so many bytes."""
     run.found()
