@@ -445,7 +445,7 @@ def started(pid: int) -> int | None:
     """When the process began, in clock ticks since boot: with the pid it names one for ever."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone, before or while it was read
         return None
     # The command's name may hold blanks and brackets; what follows the last bracket is plain.
     state, *fields = stat.rpartition(")")[2].split()
