@@ -15,9 +15,11 @@ from typing import Final
 from edge_agent.messages import GapEvent, Lane
 from edge_agent.outbox_file import PAGE_BYTES
 
-# Of the limit, evicted at once, so that gap records stay few: one for each 3 MiB of 64.
+# Of the limit, evicted at once, so that gap records stay few.
 BATCH_SHARE: Final = 1 / 20
 _BATCH_PAGES_MIN: Final = 8
+# 2 MiB: the pages emptied pass through the write-ahead log, whose room is limited.
+_BATCH_PAGES_MAX: Final = 512
 # On a crowded disk the file may hold little: never more than this share of it at once.
 _CROWDED_SHARE: Final = 1 / 8
 # Bytes of a table page beside its rows, and of a row beside its payload.
@@ -62,7 +64,7 @@ class Evicted:
 
 def batch_pages(limit_pages: int, used_pages: int, *, crowded: bool) -> int:
     """Return how many pages are evicted at once."""
-    pages = int(limit_pages * BATCH_SHARE)
+    pages = min(int(limit_pages * BATCH_SHARE), _BATCH_PAGES_MAX)
     if crowded:
         pages = min(pages, int(used_pages * _CROWDED_SHARE))
     return max(pages, _BATCH_PAGES_MIN)

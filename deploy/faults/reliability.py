@@ -64,6 +64,8 @@ ingest is ready; median and maximum over all rounds, in seconds.
 - **Bit rot behind a checksum.** A flipped bit in the broker's own state file can change a reading
   that is on its way, and nobody notices: TLS protects the line, not the broker's disk. The outbox
   is checked when it is opened, the database by its page checksums.
+- **A flood of refusals.** Of each gateway and day the raw bytes of the first 1,000 refusals are
+  kept, the rest is counted; the runs stay below that.
 - **Packet loss is shown as TCP shows it** (what was lost comes later), by a proxy; no packet is
   dropped in a kernel. Real radio links are not part of any run.
 - **One machine.** Broker and database share it; no replica fails over, no clock of the server

@@ -297,7 +297,7 @@ def _stepped(run: Run, offset_s: float) -> None:
     run.judge(physics=False, letters=offset_s > 0)
 
 
-@fault("F7a", "clock steps one hour ahead and back", rounds=2, full_rounds=5, hours=1, takes_s=12)
+@fault("F7a", "clock steps one hour ahead and back", rounds=2, hours=1, takes_s=12)
 def clock_ahead(run: Run) -> None:
     """What comes from the future is refused with that reason, and kept."""
     _stepped(run, 3_600)
