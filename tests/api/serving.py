@@ -24,7 +24,7 @@ from edge_agent.messages import Live, encode
 from tests.api.conftest import session_token
 from tests.services import Broker, until
 
-EVENT_TIMEOUT_S = 20.0
+EVENT_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
