@@ -85,6 +85,7 @@ class Writer(ABC):
         self._flush_limits = common["flush"]
         # Streams of the flush in hand: their watermarks are told even if nothing was new.
         self._heard: set[int] = set()
+        self._flush_ids: dict[StreamKey, int] = {}
         self._stopping = threading.Event()
         # Open while the database answers.
         self.connection: psycopg.Connection | None = None
@@ -266,6 +267,7 @@ class Writer(ABC):
         except (Rejected, Unavailable):
             self.projection.rollback()
             raise
+        self._stream_ids = self._flush_ids  # known from now on: they are committed
         self.committed(judged, fresh)
         self._count(judged, fresh, letters)
         stored = Stored(watermarks)
@@ -297,6 +299,7 @@ class Writer(ABC):
             for (gateway, stream, seq), index in keys.items()
         ]
         self._heard = {ids[key] for key in wanted}
+        self._flush_ids = ids
         new = streams.lock_and_pick_new(conn, numbered) if numbered else set[int]()
         fresh = [judged[index] for index in sorted([*new, *unnumbered])]
         return [number for number in numbered if number.index in new], fresh
