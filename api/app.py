@@ -159,9 +159,17 @@ def _tls(config: Config) -> ssl.SSLContext:
         raise ConfigError([f"{file}: no such file" for file in missing])
     try:
         context = ssl.create_default_context(cafile=config.broker.ca)
-        context.load_cert_chain(certificate, key)
     except (ssl.SSLError, OSError) as exc:
-        raise ConfigError(f"{certificate}, {key}: do not fit: {exc}") from exc
+        raise ConfigError(f"{config.broker.ca}: holds no certificate in PEM form") from exc
+    try:
+        # Asked for a password, OpenSSL would wait for one at the terminal.
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except (ssl.SSLError, OSError) as exc:
+        if isinstance(exc, ssl.SSLError) and exc.reason == "KEY_VALUES_MISMATCH":
+            problem = f"{key}: is the key of another certificate than {certificate}"
+        else:
+            problem = f"{certificate}, {key}: no certificate and its unencrypted key in PEM form"
+        raise ConfigError(problem) from exc
     return context
 
 

@@ -10,15 +10,34 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from api.errors import ConfigError
 
 # Sections of the same file that others read; what is in them is none of the api's business.
 OTHER_SECTIONS: Final = frozenset({"ingest", "pki"})
+
+
+def _no_truth(value: object) -> object:
+    """Refuse true and false, which pass for 1 and 0 otherwise."""
+    if isinstance(value, bool):
+        raise ValueError("a port number is expected")  # noqa: TRY004 - what pydantic takes
+    return value
+
+
+Host = Annotated[str, Field(min_length=1)]
+Port = Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=65_535)]
 
 
 class _Section(BaseModel):
@@ -34,16 +53,16 @@ class Database(_Section):
 class BrokerAddress(_Section):
     """Where the broker is, and which authority vouches for it."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8883, ge=1, le=65_535)
+    host: Host = "127.0.0.1"
+    port: Port = 8883
     ca: Path
 
 
 class Api(_Section):
     """How the api serves."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=1, le=65_535)
+    host: Host = "127.0.0.1"
+    port: Port = 8080
     certificates: Path = Field(description="folder of api-live-00.crt and .key")
     public_url: str = "http://127.0.0.1:8080"
     simulated: bool = Field(default=False, description="hardware is simulated; the console says so")
@@ -83,13 +102,18 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
         ConfigError: The file cannot be read, or something in it is wrong; names every error.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # As ingest reads the same file: with or without a byte-order mark.
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: cannot read: {exc}") from exc
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: not TOML: {exc}") from exc
+    except (ValueError, RecursionError):
+        # What the parser itself does not catch.
+        sentence = "a number of thousands of digits, or brackets within brackets without end"
+        raise ConfigError(f"{path}: not TOML: {sentence}") from None
     sources = _lines(path, text)
     problems: list[str] = []
     own: dict[str, object] = {}

@@ -80,8 +80,11 @@ class Console:
         """Return the file of that name, None for anything that is none or lies elsewhere."""
         if "\x00" in name or any(part.startswith(".") for part in name.split("/")):
             return None
-        file = (self._static / name).resolve()
-        return file if file.is_relative_to(self._static) and file.is_file() else None
+        try:
+            file = (self._static / name).resolve()
+            return file if file.is_relative_to(self._static) and file.is_file() else None
+        except OSError:  # a name too long for any file
+            return None
 
 
 def _is_api(path: str) -> bool:

@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import Final, Literal
 
 from psycopg.rows import class_row
+from pydantic import Field
 
 from api.answers import Answer, Instant
 from api.indicators import Indicator, LightSum, indicator, sum_light
@@ -95,6 +96,9 @@ class GatewayState(Answer):
     silent: bool
     last_seen_at: Instant | None
     outbox_messages: int | None
+    outbox_hours: float | None = Field(
+        description="how long the outbox could still take in what is measured; h"
+    )
     clock: str
     version: str | None
 
@@ -238,7 +242,7 @@ async def _gateways(conn: Connection, scope: Scope, place: Place) -> list[Gatewa
         await cursor.execute(
             """
             SELECT g.gateway, g.community, g.name, g.silent, g.last_seen_at, g.outbox_messages,
-                   g.clock, g.agent_version AS version
+                   g.outbox_hours, g.clock, g.agent_version AS version
             FROM gateway AS g
             JOIN area AS a ON a.area = g.community
             WHERE g.status = 'active'

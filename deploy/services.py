@@ -460,6 +460,8 @@ class Mosquitto:
     """One Mosquitto broker: TLS on 127.0.0.1, a client certificate for everybody, an ACL.
 
     ``ca``, ``certificate`` and ``key`` are PEM files; the broker gets copies it alone can read.
+    ``acl`` and ``limits`` are the contents of the files that come with Linli, unless a test says
+    otherwise.
     """
 
     userland: Userland
@@ -469,6 +471,8 @@ class Mosquitto:
     ca: Path
     certificate: Path
     key: Path
+    acl: str = field(default_factory=(HERE / "mosquitto/acl").read_text)
+    limits: str = field(default_factory=(HERE / "mosquitto/limits.conf").read_text)
     _process: Process | None = None
 
     @property
@@ -480,16 +484,29 @@ class Mosquitto:
     def start(self) -> None:
         """Start, and wait until it takes connections.
 
+        A broker that does not come up is started once more without the state it had saved: it
+        refuses to run with a damaged file, and nothing depends on that file.
+
         Raises:
             ServiceError: It did not come up.
         """
+        try:
+            self._start()
+        except ServiceError:
+            state = self.folder / "mosquitto.db"
+            if not state.exists():
+                raise
+            state.rename(state.with_name(f"{state.name}.corrupt-{time.time_ns()}"))
+            self._start()
+
+    def _start(self) -> None:
         rotate(self.log)
         self.userland.own(self.folder, _BROKER_USER)
         own_files = {
             "ca.crt": self.ca.read_text(),
             "server.crt": self.certificate.read_text(),
             "server.key": self.key.read_text(),
-            "acl": (HERE / "mosquitto/acl").read_text(),
+            "acl": self.acl,
             "mosquitto.conf": self._config(),
         }
         for name, content in own_files.items():
@@ -519,6 +536,14 @@ class Mosquitto:
         """End with SIGKILL; what was not saved in the last 30 s is gone, as it may be."""
         self.process.kill()
 
+    def load_acl(self, acl: str) -> None:
+        """Have the running broker obey another ACL, as a rename and SIGHUP do."""
+        self.acl = acl
+        partial = self.folder / "acl.partial"
+        self.userland.give(partial, _BROKER_USER, acl)
+        partial.rename(self.folder / "acl")
+        self.process.popen.send_signal(signal.SIGHUP)
+
     def _config(self) -> str:
         lines = [
             f"listener {self.port} {HOST}",
@@ -539,7 +564,7 @@ class Mosquitto:
             "log_type information",
             "log_timestamp_format %Y-%m-%dT%H:%M:%S",
         ]
-        return "\n".join(lines) + "\n\n" + (HERE / "mosquitto/limits.conf").read_text()
+        return "\n".join(lines) + "\n\n" + self.limits
 
     def _wait_ready(self, said_before: int) -> None:
         # Its own word, not a connection: that might reach somebody else's broker on the port.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``linli-edge``: run the agent of one gateway, check or print its configuration."""
 
+import argparse
 import asyncio
 import contextlib
 import importlib
@@ -8,43 +9,35 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, NoReturn
-
-import typer
+from typing import Final, NoReturn
 
 from edge_agent.agent import Agent
 from edge_agent.clock import SystemClock
 from edge_agent.config import AgentConfig, DeviceConfig, load, render
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.kinds import Driver
-from edge_agent.publisher import agent_version, tls_context
+from edge_agent.link import tls_context
+from edge_agent.publisher import agent_version
 
 log = logging.getLogger(__name__)
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-ConfigOption = Annotated[Path, typer.Option("--config", help="the gateway's TOML file")]
+EXIT_CONFIG: Final = 2
+# For what blocks: the outbox, and the files of a connection. Each thread costs memory.
+THREADS: Final = 2
 
-EXIT_CONFIG = 2
 
-
-@app.command()
-def run(
-    config: ConfigOption,
-    check: Annotated[
-        bool, typer.Option("--check", help="check everything, then stop without connecting")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="log every message")] = False,
-) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Measure, keep and publish until stopped by SIGTERM or SIGINT."""
     logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     with _explained():
-        settings, drivers = _checked(config)
-        if check:
+        settings, drivers = _checked(arguments.config)
+        if arguments.check:
             return
         agent = Agent(settings, drivers, SystemClock())
     log.info(
@@ -57,24 +50,46 @@ def run(
         agent.close()
 
 
-@app.command("check-config")
-def check_config(config: ConfigOption) -> None:
+def check_config(arguments: argparse.Namespace) -> None:
     """Check the configuration, the certificates and the drivers; exit 2 if anything is wrong."""
     with _explained():
-        settings, drivers = _checked(config)
-    print(f"{config}: gateway {settings.gateway}, {len(drivers)} devices, nothing wrong")
+        settings, drivers = _checked(arguments.config)
+    print(f"{arguments.config}: gateway {settings.gateway}, {len(drivers)} devices, nothing wrong")
 
 
-@app.command("print-config")
-def print_config(config: ConfigOption) -> None:
+def print_config(arguments: argparse.Namespace) -> None:
     """Print the effective configuration as TOML, secrets hidden."""
     with _explained():
-        print(render(load(config, os.environ)), end="")
+        print(render(load(arguments.config, os.environ)), end="")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    app(prog_name="linli-edge")
+    # Not typer, which the servers' programs use: it would cost a small box 2 MB.
+    parser = argparse.ArgumentParser("linli-edge", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    run_parser = _verb(verbs.add_parser, "run", run)
+    run_parser.add_argument(
+        "--check", action="store_true", help="check everything, then stop without connecting"
+    )
+    run_parser.add_argument("--verbose", action="store_true", help="log every message")
+    _verb(verbs.add_parser, "check-config", check_config)
+    _verb(verbs.add_parser, "print-config", print_config)
+    given = parser.parse_args(arguments)
+    given.does(given)
+
+
+def _verb(
+    add: Callable[..., argparse.ArgumentParser],
+    name: str,
+    does: Callable[[argparse.Namespace], None],
+) -> argparse.ArgumentParser:
+    parser = add(name, help=does.__doc__, description=does.__doc__)
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="the gateway's TOML file"
+    )
+    parser.set_defaults(does=does)
+    return parser
 
 
 def _checked(path: Path) -> tuple[AgentConfig, list[Driver]]:
@@ -123,8 +138,9 @@ def load_driver(config: DeviceConfig) -> Driver:
 
 
 async def _until_signalled(agent: Agent) -> None:
-    running = asyncio.ensure_future(agent.run())
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, "outbox"))
+    running = asyncio.ensure_future(agent.run())
     for one in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(one, running.cancel)
     with contextlib.suppress(asyncio.CancelledError):
@@ -143,7 +159,7 @@ def _explained() -> Generator[None]:
 
 def _refuse(text: str) -> NoReturn:
     print(text, file=sys.stderr)
-    raise typer.Exit(EXIT_CONFIG)
+    raise SystemExit(EXIT_CONFIG)
 
 
 if __name__ == "__main__":

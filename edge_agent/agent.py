@@ -5,27 +5,36 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
-from edge_agent.clock import Clock, credible
+from pydantic import TypeAdapter
+
+from edge_agent.clock import YEAR_CREDIBLE_MIN, Clock, StepWatch, boot_id, credible
 from edge_agent.config import AgentConfig
 from edge_agent.errors import NotAccepted, OutboxFull
-from edge_agent.kinds import Driver
+from edge_agent.kinds import Driver, Event
+from edge_agent.lanes import Accepted, AlarmKey, Draft, Unstamped
 from edge_agent.messages import Config
-from edge_agent.outbox import Accepted, AlarmKey, Draft, Outbox
+from edge_agent.outbox import Outbox
 from edge_agent.pseudonyms import Pseudonymizer, load_key
 from edge_agent.publisher import Publisher
-from edge_agent.sampler import Sampler, Step
+from edge_agent.sampler import Sampler, Step, event_draft
 
 log = logging.getLogger(__name__)
 
 OUTBOX_NAME: Final = "outbox.db"
 # Events that wait in memory for an outbox that takes none.
 EVENTS_HELD_MAX: Final = 1_000
+EXPIRE_INTERVAL_S: Final = 3_600.0
+# While the clock is not set, drivers are polled in a time of its own that begins here: one that
+# the contract can hold, and in which instants differ as by the monotonic clock.
+_BLIND_EPOCH: Final = datetime(YEAR_CREDIBLE_MIN, 1, 1, tzinfo=UTC)
+_EVENT: Final = TypeAdapter[Event](Event)
 
 
 class Agent:
@@ -35,8 +44,21 @@ class Agent:
     publishes. Only one of the two samples at a time; a lock sees to it.
     """
 
-    def __init__(self, config: AgentConfig, drivers: Sequence[Driver], clock: Clock) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        drivers: Sequence[Driver],
+        clock: Clock,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Open the outbox and attach to the drivers.
+
+        Args:
+            config: What this gateway is, and its limits.
+            drivers: Its devices.
+            clock: What it takes for the time.
+            monotonic: Seconds since the machine was started, by a clock that is never set.
 
         Raises:
             ConfigError: The pseudonym key cannot be used.
@@ -45,12 +67,16 @@ class Agent:
         """
         self._config = config
         self._clock = clock
+        self._monotonic = monotonic
+        self._watch = StepWatch(clock.now(), monotonic())
+        self._expired_at_s = monotonic()
         self._sampling = threading.Lock()
         self._woken: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._refusing = False
         self._events: list[Draft] = []
+        self._blind: list[Unstamped] = []
         self._occurrences: dict[AlarmKey, str | None] = {}
         # Called for each accepted message, after the COMMIT, in the thread that sampled.
         self.accepted: Callable[[Accepted], None] | None = None
@@ -58,6 +84,8 @@ class Agent:
         self.outbox = Outbox(
             config.data / OUTBOX_NAME, clock=clock.now, limit_bytes=config.outbox.limit_bytes
         )
+        # Whether events are held that were seen before the clock was set.
+        self._holding = bool(self.outbox.unstamped())
         self.sampler = Sampler(
             drivers,
             heartbeat=timedelta(seconds=config.sampling.heartbeat_s),
@@ -89,8 +117,10 @@ class Agent:
             Either way events not accepted come along with the next step.
         """
         with self._sampling:
+            if self._holding or self._blind:
+                self._tell(self._stamp(now))
             step = self.sampler.take(now, devices)
-            self._keep_events(step)
+            self._keep_events(step, now)
             try:
                 accepted = self._append(step.telemetry)
             except OutboxFull as full:
@@ -141,11 +171,19 @@ class Agent:
     async def _step(self, thread: ThreadPoolExecutor, devices: Collection[str] | None) -> None:
         loop = asyncio.get_running_loop()
         now = self._clock.now()
-        if not credible(now):
-            self._refuse(f"the clock says {now:%Y-%m-%d}: set it, or wait for the time service")
-            return
+        set_s = self._watch.look(now, self._monotonic())
+        if set_s:
+            log.warning("clock was set gateway=%s seconds=%+.0f", self._config.gateway, set_s)
         try:
+            if not credible(now):
+                await loop.run_in_executor(thread, self._sample_blind, devices)
+                self._refuse(
+                    f"the clock says {now:%Y-%m-%d}: set it, or wait for the time service;"
+                    " events are kept meanwhile"
+                )
+                return
             await loop.run_in_executor(thread, self.sample, now, devices)
+            await loop.run_in_executor(thread, self._expire, now)
         except NotAccepted as error:
             self._refuse(str(error))
         else:
@@ -153,10 +191,72 @@ class Agent:
                 self._refusing = False
                 log.info("accepting again gateway=%s", self._config.gateway)
 
-    def _keep_events(self, step: Step) -> None:
+    def _sample_blind(self, devices: Collection[str] | None) -> None:
+        """Sample while the clock is not set: hold the events, with the monotonic clock's word.
+
+        Raises:
+            OutboxUnavailable: The disk failed; the events come along with the next step.
+        """
+        with self._sampling:
+            now = _BLIND_EPOCH + timedelta(seconds=self._monotonic())
+            step = self.sampler.take(now, devices)
+            self._occurrences.update(step.occurrences)
+            self._blind.extend(
+                Unstamped(
+                    boot_id(),
+                    (event.at - _BLIND_EPOCH) // timedelta(microseconds=1),
+                    event.model_dump_json(exclude_none=True),
+                )
+                for event in step.events
+            )
+            del self._blind[:-EVENTS_HELD_MAX]
+            if self._blind:
+                self.outbox.hold(self._blind, self._occurrences)
+                self._blind.clear()
+                self._occurrences.clear()
+                self._holding = True
+
+    def _stamp(self, now: datetime) -> list[Accepted]:
+        """Make messages of the events held, now that the clock is set.
+
+        Raises:
+            NotAccepted: The outbox took none of them; they stay held.
+        """
+        held = [*self.outbox.unstamped(), *self._blind]
+        up = timedelta(seconds=self._monotonic())
+        drafts: list[Draft] = []
+        for one in held:
+            # What an earlier run of the machine saw, it saw before this one began.
+            then = timedelta(microseconds=one.monotonic_us if one.boot == boot_id() else 0)
+            event = _EVENT.validate_json(one.event)
+            at = min(now, now - up + then)
+            drafts.append(event_draft(event.model_copy(update={"at": at}), now))
+        accepted = self.outbox.append(drafts, self._occurrences, stamped=held)
+        self._blind.clear()
+        self._occurrences.clear()
+        self._holding = False
+        log.info(
+            "clock is set, events stamped gateway=%s count=%d", self._config.gateway, len(held)
+        )
+        return accepted
+
+    def _expire(self, now: datetime) -> None:
+        """Have telemetry evicted that is too old, now and then, by a clock that can be trusted.
+
+        A clock that was set a moment ago may be wrong by years, and would evict everything.
+        """
+        monotonic_s = self._monotonic()
+        if monotonic_s - self._expired_at_s < EXPIRE_INTERVAL_S:
+            return
+        if self._watch.steady_s(monotonic_s) < EXPIRE_INTERVAL_S:
+            return
+        self._expired_at_s = monotonic_s
+        self._tell(self.outbox.expire(now - timedelta(hours=self._config.outbox.max_age_h)))
+
+    def _keep_events(self, step: Step, now: datetime) -> None:
         """Hold what the hardware tells only once until the outbox takes it."""
         self._occurrences.update(step.occurrences)
-        self._events.extend(step.events)
+        self._events.extend(event_draft(event, now) for event in step.events)
         excess = len(self._events) - EVENTS_HELD_MAX
         if excess > 0:
             del self._events[:excess]

@@ -5,7 +5,6 @@
 the configuration file.
 """
 
-import difflib
 import json
 import re
 import tomllib
@@ -35,7 +34,7 @@ class BrokerConfig(_Section):
     """Where the broker is, and how the gateway proves who it is."""
 
     host: str = Field(min_length=1)
-    port: int = Field(default=8883, ge=1, le=65_535)
+    port: int = Field(default=8883, ge=1, le=65_535, strict=True)
     ca: Path
     certificate: Path
     key: Path
@@ -65,12 +64,27 @@ class PublishingConfig(_Section):
     window: int = Field(default=50, ge=1, le=1_000, description="messages per lane")
     resend_after_s: float = Field(default=30.0, ge=0.1, le=3_600)
     alarm_after_s: float = Field(default=300.0, ge=1, le=86_400)
+    backlog_after_s: float = Field(
+        default=900.0,
+        ge=1,
+        le=1e9,
+        description="what has waited longer lets what is measured now overtake it",
+    )
+    backlog_messages_per_s: float = Field(default=100.0, ge=0.1, le=10_000)
 
 
 class OutboxConfig(_Section):
     """How much is kept while the server is out of reach."""
 
-    limit_bytes: int = Field(default=LIMIT_BYTES, ge=1024 * 1024, le=64 * 1024**3)
+    limit_bytes: int = Field(
+        default=LIMIT_BYTES,
+        ge=1024 * 1024,
+        le=64 * 1024**3,
+        description="on the disk, all files of the outbox together; then the oldest is evicted",
+    )
+    max_age_h: float = Field(
+        default=720.0, ge=1, le=87_600, description="older telemetry is evicted"
+    )
 
 
 class PseudonymConfig(_Section):
@@ -134,7 +148,7 @@ def load(path: Path, environment: Mapping[str, str]) -> AgentConfig:
         ConfigError: With one ``file:line: key: what is wrong, what is expected`` per mistake.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no mistake
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
     except OSError as error:
@@ -143,6 +157,8 @@ def load(path: Path, environment: Mapping[str, str]) -> AgentConfig:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(path, str(error))) from None
+    except (ValueError, RecursionError) as error:  # digits without end, nesting without end
+        raise ConfigError(f"{path}: not TOML: {error}") from None
     overridden, problems = _override(document, environment)
     try:
         config = AgentConfig.model_validate(document)
@@ -321,6 +337,8 @@ def _name(location: _Location) -> str:
 def _what(location: _Location, item: Any) -> str:  # noqa: ANN401 (as above)
     match item["type"]:
         case "extra_forbidden":
+            import difflib
+
             allowed = _allowed(location[:-1])
             close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
             hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(allowed)}"

@@ -431,6 +431,9 @@ def _form(name: str, field: Schema) -> tuple[str, str]:
     if "oneOf" in field:
         return " or ".join(_form(name, choice)[0] for choice in field["oneOf"]), ""
     match field["type"]:
+        case "array" if "prefixItems" in field:
+            inside = ", ".join(_form(name, item)[0] for item in field["prefixItems"])
+            return f"array of exactly ({inside})", ""
         case "array":
             return f"array of {_form(name, field['items'])[0]}", _range(field, "Items", "entries")
         case "object":

@@ -4,8 +4,9 @@
 EdgeError
 ├── ConfigError              cannot start: correct what the text lists (exit status 2)
 ├── NotAccepted              the outbox took nothing of this call
-│   ├── OutboxFull           a limit is reached: older messages must be stored by the server first
+│   ├── OutboxFull           a limit is reached, and nothing lesser is left to be evicted
 │   ├── OutboxUnavailable    the disk or the file failed: the next call opens it anew, try again
+│   │   └── DiskFull         somebody else fills the disk: free space, the next call tries again
 │   └── PayloadTooLarge      will never fit: cut it smaller
 └── ImpossibleAck            the server acknowledged what was never sent: ignore it, tell people
 """
@@ -30,18 +31,22 @@ class NotAccepted(EdgeError):
 
 
 class OutboxFull(NotAccepted):
-    """A limit is reached; ``lane`` says whose messages did not fit."""
+    """Nothing is left that may be evicted for it; ``lane`` says whose messages did not fit."""
 
-    def __init__(self, lane: Lane, bytes_held: int, bytes_max: int) -> None:
+    def __init__(self, lane: Lane, bytes_used: int, bytes_max: int) -> None:
         super().__init__(
-            f"outbox full: {lane} holds {bytes_held} of {bytes_max} bytes; "
-            "connect the gateway so that the server can store them, or raise outbox.limit_bytes"
+            f"outbox full of what is never evicted for {lane}: {bytes_used} of {bytes_max} bytes; "
+            "connect the gateway so that the server can store it, or raise outbox.limit_bytes"
         )
         self.lane: Lane = lane
 
 
 class OutboxUnavailable(NotAccepted):
     """The disk or the file failed; the next call opens the outbox anew."""
+
+
+class DiskFull(OutboxUnavailable):
+    """The disk has no room left; what the outbox holds is as it was."""
 
 
 class PayloadTooLarge(NotAccepted):

@@ -17,6 +17,7 @@ from itertools import count
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import (
+    FailFast,
     Field,
     OnErrorOmit,
     TypeAdapter,
@@ -113,13 +114,22 @@ class Status(Wire):
     state: Literal["online", "offline"] = Field(description="offline: the will, or a clean stop")
     at: Instant | None = Field(default=None, description="absent in a will, written beforehand")
     agent_version: Text | None = Field(default=None, description="of the sending program")
-    streams: tuple[StreamStatus, ...] = Field(
+    streams: Annotated[tuple[StreamStatus, ...], FailFast()] = Field(
         default=(), max_length=STREAMS_MAX, description="the gateway's lanes"
     )
     outbox_messages: Count | None = Field(
         default=None, description="messages not yet known as stored"
     )
     outbox_bytes: Count | None = Field(default=None, description="what these messages hold")
+    outbox_limit_bytes: Count | None = Field(
+        default=None, description="what the outbox may hold before it evicts the oldest"
+    )
+    outbox_hours: Number | None = Field(
+        default=None,
+        ge=0,
+        le=1e6,
+        description="how long the outbox could still take in what is measured; h, absent: unknown",
+    )
     clock: ClockQuality = Field(
         default="unknown", description="whether the gateway's clock is known to be right"
     )
@@ -153,7 +163,12 @@ class Ack(Wire):
     streams: dict[Id, Count] = Field(
         default_factory=dict, description="per stream the contiguous seq: all up to it are stored"
     )
-    rejected: tuple[Rejection, ...] = Field(
+    beyond: dict[Id, tuple[tuple[Seq, Seq], ...]] | None = Field(
+        default=None,
+        description="per stream the ranges [first, last] stored above the contiguous seq, lowest"
+        " first, at most 16; nothing leaves the outbox by them, but nothing in them is sent again",
+    )
+    rejected: Annotated[tuple[Rejection, ...], FailFast()] = Field(
         default=(), description="refused for ever; sending it again changes nothing"
     )
 
@@ -485,6 +500,10 @@ REASONS: Final[Mapping[str, str]] = {
     "device.wrong_kind": "the device is registered as another class",
     "device.planned": "the device is not installed yet",
     "device.retired": "the device is out of service for ever",
+    "stream.too_sparse": "the stream has more holes than an honest gateway leaves",
+    "stream.too_many": "the gateway began more streams in a day than any should",
+    "event.conflict": "another content under the number of an event that is stored",
+    "process.crashed": "the receiver ended unexpectedly, again and again, while it took this",
     "command.unknown": "a result for a command that was never sent to this gateway",
 }
 

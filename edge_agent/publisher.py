@@ -10,26 +10,24 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cache
 from importlib import metadata
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import aiomqtt
-import paho.mqtt.client as paho
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
 from edge_agent import topics
 from edge_agent.clock import Clock, credible
-from edge_agent.config import AgentConfig, BrokerConfig
+from edge_agent.config import AgentConfig
 from edge_agent.errors import OutboxUnavailable
+from edge_agent.flights import Cursor, Flight, Pace, Range
+from edge_agent.lanes import Stored
+from edge_agent.link import FAREWELL_TIMEOUT_S, Link, explain, tls_context
 from edge_agent.messages import (
     PAYLOAD_BYTES_MAX,
     Command,
@@ -43,16 +41,16 @@ from edge_agent.messages import (
     parse_ack,
 )
 from edge_agent.outbox import Outbox
+from edge_agent.outbox_file import milliseconds
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S: Final = 10.0
-FAREWELL_TIMEOUT_S: Final = 2.0
 # Telemetry is read and handed over in pieces of this size, so that an event overtakes a backlog.
 PIECE: Final = 10
 # Answers that await the disk; beyond it rejections are dropped, which costs a resend at worst.
 REJECTIONS_MAX: Final = 1_000
-_RECEIVE_MAXIMUM: Final = 100
+# How often the server is asked how far streams found on the disk are stored, until it answers.
+CONFIRM_INTERVAL_S: Final = 5.0
 _LANES: Final[tuple[Lane, ...]] = ("event", "telemetry")
 
 
@@ -63,6 +61,10 @@ class Counters:
     connected: int = 0
     published: int = 0
     resent: int = 0
+    #: Of those published: what was overtaken by what was measured later.
+    backlog: int = 0
+    #: Streams begun anew because the file was an old copy.
+    renewed: int = 0
     #: By the broker's reason: PUBACKs that said no.
     refused: Counter[str] = field(default_factory=Counter[str])
     #: By the server's reason: messages and readings in the dead letters.
@@ -71,22 +73,6 @@ class Counters:
     impossible: int = 0
     malformed: int = 0
     commands_refused: int = 0
-
-
-@dataclass(slots=True)
-class _Flight:
-    """How far one lane was published on the present connection."""
-
-    stream: str = ""
-    sent: int = 0
-    #: The highest seq ever published, so that what is sent again can be counted.
-    sent_max: int = 0
-    #: Loop time of the last watermark, or of the first publish into an empty flight; moved on by
-    #: the time spent without a connection.
-    moved_at: float = 0.0
-    #: Loop time of the last time the whole flight was sent again.
-    resent_at: float = 0.0
-    stalled: bool = False
 
 
 class Publisher:
@@ -118,12 +104,14 @@ class Publisher:
         self._answered = asyncio.Event()
         self._reconfigured = asyncio.Event()
         self._watermarks: dict[str, int] = {}
+        self._beyond: dict[str, tuple[Range, ...]] = {}
         self._rejections: list[Rejection] = []
         self._config_version = 0
         # Loop time at which the present connection was made; None while there is none.
         self._born_at: float | None = None
         self._lost_at = 0.0
-        self._flights: dict[Lane, _Flight] = {lane: _Flight() for lane in _LANES}
+        self._flights: dict[Lane, Flight] = {lane: Flight() for lane in _LANES}
+        self._pace = Pace(config.publishing.backlog_messages_per_s)
         self._topics = _Topics(config.gateway)
         self._told: set[str] = set()
 
@@ -183,12 +171,12 @@ class Publisher:
         return reason
 
     @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncGenerator["_Link"]:
+    async def _connected(self) -> AsyncGenerator[Link]:
         """Yield a connection that is subscribed, and on which the birth was published."""
         broker = self._config.broker
         # Read anew each time: a renewed certificate is taken up by the next connection.
         context = await asyncio.to_thread(tls_context, broker)
-        link = _Link(self._config, self._topics.status, context, self._refused)
+        link = Link(self._config, self._topics.status, context, self._refused)
         try:
             await link.enter()
             self.counters.connected += 1
@@ -214,15 +202,12 @@ class Publisher:
         """Forget what earlier connections published: a fresh one starts at the oldest held."""
         self._born_at = now = asyncio.get_running_loop().time()
         for flight in self._flights.values():
-            flight.sent = 0
-            # A watermark is waited for only while connected.
-            flight.moved_at += now - self._lost_at
-            flight.resent_at = now
+            flight.connected(now, now - self._lost_at)
         self._work.set()
 
     # -- up -----------------------------------------------------------------------------------
 
-    def _say(self, link: "_Link", state: str) -> None:
+    def _say(self, link: Link, state: str) -> None:
         link.send(self._topics.status, encode(self._status(state)), retain=True)
 
     def _status(self, state: str) -> Status:
@@ -234,82 +219,138 @@ class Publisher:
                 "agent_version": agent_version(),
                 "streams": self._outbox.streams(),
                 "outbox_messages": self._outbox.depth(),
-                "outbox_bytes": self._outbox.held_bytes(),
+                "outbox_bytes": self._outbox.used_bytes(),
+                "outbox_limit_bytes": self._outbox.limit_bytes(),
+                "outbox_hours": self._outbox.hours(),
                 "clock": self._clock.quality(),
                 "status_interval_s": self.status_interval_s,
             }
         )
 
-    async def _heartbeat(self, link: "_Link") -> None:
+    async def _heartbeat(self, link: Link) -> None:
         while True:
             self._reconfigured.clear()
+            interval_s = self.status_interval_s
+            if not all(self._outbox.lane(lane).confirmed for lane in _LANES):
+                interval_s = min(interval_s, CONFIRM_INTERVAL_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.status_interval_s):
+                async with asyncio.timeout(interval_s):
                     await self._reconfigured.wait()
             self._say(link, "online")
 
-    async def _send(self, link: "_Link") -> None:
+    async def _send(self, link: Link) -> None:
         """Publish what the windows allow, events first, whenever something changed."""
         while True:
             self._work.clear()
-            if await self._send_some(link, "event") or await self._send_some(link, "telemetry"):
+            if await self._send_events(link) or await self._send_telemetry(link):
                 # Something came in meanwhile, or more fits: look again, events first.
                 self._work.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience_s()):
                     await self._work.wait()
 
-    async def _send_some(self, link: "_Link", lane: Lane) -> int:
-        """Publish a few messages of one lane; return how many."""
-        flight = self._flights[lane]
-        state = self._outbox.lane(lane)
+    async def _send_events(self, link: Link) -> int:
+        """Publish a few events; return how many."""
+        flight = self._look("event")
+        return self._publish(link, "event", flight.main, await self._next("event", flight.main))
+
+    async def _send_telemetry(self, link: Link) -> int:
+        """Publish a few telemetry messages, what is measured now before a backlog."""
+        flight = self._look("telemetry")
+        if flight.live is None:
+            messages = await self._next("telemetry", flight.main)
+            if not messages or not self._late(messages[0]):
+                return self._publish(link, "telemetry", flight.main, messages)
+            await self._part(flight, messages[0])
+        live = flight.live
+        if live is not None:
+            sent = self._publish(link, "telemetry", live, await self._next("telemetry", live))
+            if sent:
+                return sent
         now = asyncio.get_running_loop().time()
-        if flight.stream != state.stream:  # the file was damaged and begun anew
-            flight.stream, flight.sent, flight.sent_max = state.stream, 0, 0
-        if flight.sent >= state.oldest:
-            self._watch(lane, flight, state.oldest, now)
-        else:
-            flight.sent = state.oldest - 1
-            if flight.sent_max < state.oldest:  # nothing of what is held was ever published
-                flight.moved_at = now
-        room = self._config.publishing.window - (flight.sent - state.oldest + 1)
-        if room <= 0 or flight.sent >= state.next - 1:
-            return 0
-        messages = await asyncio.to_thread(
-            self._outbox.pending, lane, after=flight.sent, limit=min(room, PIECE)
+        messages = await self._next("telemetry", flight.main, self._pace.room(now))
+        self._pace.spend(len(messages), now)
+        self.counters.backlog += len(messages)
+        return self._publish(link, "telemetry", flight.main, messages)
+
+    def _look(self, lane: Lane) -> Flight:
+        """Bring a lane's flight up to date, and have sent again what takes too long."""
+        flight, state = self._flights[lane], self._outbox.lane(lane)
+        now = asyncio.get_running_loop().time()
+        flight.look(state, now)
+        self._watch(lane, flight, now)
+        return flight
+
+    async def _next(self, lane: Lane, cursor: Cursor, limit: int = PIECE) -> list[Stored]:
+        """Return the next messages that may be published at a cursor."""
+        flight, state = self._flights[lane], self._outbox.lane(lane)
+        limit = min(limit, PIECE, flight.room(cursor, self._config.publishing.window))
+        end = flight.live_first if flight.live is not None and cursor is flight.main else state.next
+        first = flight.following(cursor.sent + 1)
+        if not state.confirmed or limit <= 0 or first >= end:
+            return []
+        cursor.sent = max(cursor.sent, first - 1)
+        found = await asyncio.to_thread(
+            self._outbox.pending, lane, after=first - 1, limit=min(limit, end - first)
         )
+        return [one for one in found if one.seq < end and flight.following(one.seq) == one.seq]
+
+    def _publish(self, link: Link, lane: Lane, cursor: Cursor, messages: list[Stored]) -> int:
+        """Publish; return how many."""
         topic = self._topics.lanes[lane]
         for one in messages:
             link.send(topic, one.payload)
-            flight.sent = one.seq
-            if one.seq <= flight.sent_max:
+            cursor.sent = one.seq
+            if one.seq <= cursor.sent_max:
                 self.counters.resent += 1
-            flight.sent_max = max(flight.sent_max, one.seq)
+            cursor.sent_max = max(cursor.sent_max, one.seq)
         self.counters.published += len(messages)
         return len(messages)
 
-    def _watch(self, lane: Lane, flight: _Flight, oldest: int, now: float) -> None:
+    def _late(self, message: Stored) -> bool:
+        """Return whether a message has been waiting so long that later ones may overtake it."""
+        now = self._clock.now()
+        after_s = self._config.publishing.backlog_after_s
+        return credible(now) and message.at_ms < milliseconds(now) - after_s * 1000
+
+    async def _part(self, flight: Flight, oldest: Stored) -> None:
+        """Let what is measured now overtake a backlog, which ``oldest`` begins."""
+        since = self._clock.now() - timedelta(seconds=self._config.publishing.backlog_after_s)
+        first = await asyncio.to_thread(self._outbox.first_since, "telemetry", since)
+        first = max(first, oldest.seq + 1)
+        flight.part(first, asyncio.get_running_loop().time())
+        log.info(
+            "backlog waits behind what is measured now gateway=%s first=%d last=%d",
+            self._config.gateway, oldest.seq, first - 1,
+        )  # fmt: skip
+
+    def _watch(self, lane: Lane, flight: Flight, now: float) -> None:
         """Send a flight again whose watermark stands still; tell people when that does not help."""
         publishing = self._config.publishing
-        if now - flight.moved_at >= publishing.alarm_after_s and not flight.stalled:
+        main = flight.main
+        if main.flying and now - main.moved_at >= publishing.alarm_after_s and not flight.stalled:
             flight.stalled = True
             log.error(
                 "published but not stored gateway=%s lane=%s oldest=%d seconds=%.0f"
                 " (is ingest running, and may this gateway publish?)",
-                self._config.gateway, lane, oldest, now - flight.moved_at,
+                self._config.gateway, lane, main.stored + 1, now - main.moved_at,
             )  # fmt: skip
-        if now - max(flight.moved_at, flight.resent_at) >= publishing.resend_after_s:
-            flight.sent = oldest - 1
-            flight.resent_at = now
+        for cursor in flight.cursors():
+            if cursor.flying and cursor.silent_s(now) >= publishing.resend_after_s:
+                cursor.begin_again(now)
 
     def _patience_s(self) -> float | None:
         """Return after how long the flights must be looked at again; None: nothing is in flight."""
         now = asyncio.get_running_loop().time()
         waits = [
-            max(flight.moved_at, flight.resent_at) + self._config.publishing.resend_after_s - now
-            for lane, flight in self._flights.items()
-            if flight.sent >= self._outbox.lane(lane).oldest
+            self._config.publishing.resend_after_s - cursor.silent_s(now)
+            for flight in self._flights.values()
+            for cursor in flight.cursors()
+            if cursor.flying
         ]
+        telemetry = self._flights["telemetry"]
+        if telemetry.live is not None and telemetry.main.sent < telemetry.live_first - 1:
+            waits.append(self._pace.wait_s(now))
         return max(0.0, min(waits)) if waits else None
 
     def _refused(self, reason: str) -> None:
@@ -319,7 +360,7 @@ class Publisher:
 
     # -- down ---------------------------------------------------------------------------------
 
-    async def _listen(self, link: "_Link") -> None:
+    async def _listen(self, link: Link) -> None:
         async for message in link.messages:
             channel = self._topics.down.get(message.topic.value)
             try:
@@ -328,7 +369,7 @@ class Publisher:
                 self.counters.malformed += 1
                 self._tell_once("malformed message from the server", f"{channel}: {error}")
 
-    def _take(self, link: "_Link", channel: topics.DownChannel | None, payload: bytes) -> None:
+    def _take(self, link: Link, channel: topics.DownChannel | None, payload: bytes) -> None:
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise PayloadError("payload.too_large", f"{len(payload)} bytes")
         match channel:
@@ -345,6 +386,7 @@ class Publisher:
         ack = parse_ack(payload)
         for stream, seq in ack.streams.items():
             self._watermarks[stream] = max(seq, self._watermarks.get(stream, 0))
+            self._beyond[stream] = (ack.beyond or {}).get(stream, ())
         room = REJECTIONS_MAX - len(self._rejections)
         self._rejections.extend(ack.rejected[:room])
         for one in ack.rejected:
@@ -358,23 +400,33 @@ class Publisher:
             await self._answered.wait()
             self._answered.clear()
             watermarks, self._watermarks = self._watermarks, {}
+            beyond, self._beyond = self._beyond, {}
             rejections, self._rejections = self._rejections, []
-            before = {lane: self._outbox.lane(lane).oldest for lane in _LANES}
             done = await asyncio.to_thread(self._outbox.settle, watermarks, rejections)
             self.counters.quarantined += done.quarantined
             for what in done.impossible:
                 self.counters.impossible += 1
                 self._tell_once("ack.impossible, ignored", what)
-            now = asyncio.get_running_loop().time()
-            for lane, flight in self._flights.items():
-                if self._outbox.lane(lane).oldest > before[lane]:
-                    flight.moved_at = now
-                    if flight.stalled:
-                        flight.stalled = False
-                        log.info("stored again gateway=%s lane=%s", self._config.gateway, lane)
+            if done.renewed:
+                self.counters.renewed += len(done.renewed)
+                self._reconfigured.set()  # the server is told the new streams
+            self._stored(beyond)
             self._work.set()
 
-    def _refuse_command(self, link: "_Link", command: Command) -> None:
+    def _stored(self, beyond: Mapping[str, tuple[Range, ...]]) -> None:
+        """Bring the flights up to date with what the server has stored."""
+        now = asyncio.get_running_loop().time()
+        for lane, flight in self._flights.items():
+            state = self._outbox.lane(lane)
+            if state.stream in beyond:
+                flight.tell_stored(beyond[state.stream], state)
+            before = flight.main.stored
+            flight.look(state, now)
+            if flight.stalled and flight.main.stored > before:
+                flight.stalled = False
+                log.info("stored again gateway=%s lane=%s", self._config.gateway, lane)
+
+    def _refuse_command(self, link: Link, command: Command) -> None:
         """Answer a command: no driver takes any yet."""
         now = self._clock.now()
         self.counters.commands_refused += 1
@@ -418,172 +470,6 @@ class _Topics:
         self.down: dict[str, topics.DownChannel] = {
             topics.down(gateway, channel): channel for channel in channels
         }
-
-
-class _Link(aiomqtt.Client):
-    """One connection: aiomqtt's client, opened up where it hides or forgets something.
-
-    It hides the PUBACK's reason; it waits for each PUBACK where we bound the flight by watermarks;
-    it takes a connection closed before CONNACK for one that is merely slow; and it forgets the
-    socket of a connection that failed.
-    """
-
-    def __init__(
-        self,
-        config: AgentConfig,
-        status_topic: str,
-        context: ssl.SSLContext,
-        refused: Callable[[str], None],
-    ) -> None:
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = 0
-        properties.ReceiveMaximum = _RECEIVE_MAXIMUM
-        super().__init__(
-            config.broker.host,
-            config.broker.port,
-            identifier=config.gateway,
-            protocol=aiomqtt.ProtocolVersion.V5,
-            clean_start=True,
-            keepalive=config.broker.keepalive_s,
-            timeout=CONNECT_TIMEOUT_S,
-            properties=properties,
-            tls_context=context,
-            will=aiomqtt.Will(
-                status_topic, encode(Status(state="offline")), qos=topics.QOS, retain=True
-            ),
-        )
-        self._on_refused = refused
-        self._client.connect_timeout = CONNECT_TIMEOUT_S
-
-    async def enter(self) -> None:
-        """Connect.
-
-        Raises:
-            aiomqtt.MqttError: The broker cannot be reached, or refuses.
-        """
-        entering = asyncio.ensure_future(self.__aenter__())
-        try:
-            await asyncio.shield(entering)
-        except asyncio.CancelledError:
-            # The thread that connects cannot be cancelled; what it opens must be closed again.
-            with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
-                async with asyncio.timeout(FAREWELL_TIMEOUT_S):
-                    await entering
-            raise
-
-    async def leave(self) -> None:
-        """Disconnect, whatever state the connection is in."""
-        if self._connected.done():
-            with contextlib.suppress(aiomqtt.MqttError):
-                await self.__aexit__(None, None, None)
-        sock = self._client.socket()
-        if sock is not None and sock.fileno() >= 0:
-            self._loop.remove_reader(sock.fileno())
-            self._loop.remove_writer(sock.fileno())
-            sock.close()
-        if self._misc_task is not None:
-            self._misc_task.cancel()
-
-    def send(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Hand a message to the connection; whether it arrived is for a watermark to say.
-
-        Raises:
-            aiomqtt.MqttError: The connection is lost.
-        """
-        info = self._client.publish(topic, payload, topics.QOS, retain)
-        if info.rc != paho.MQTT_ERR_SUCCESS:
-            raise aiomqtt.MqttCodeError(info.rc, "cannot publish")
-
-    def _on_publish(
-        self,
-        client: paho.Client,
-        userdata: Any,  # noqa: ANN401 (paho's)
-        mid: int,
-        reason_code: ReasonCode,
-        properties: Properties,
-    ) -> None:
-        super()._on_publish(client, userdata, mid, reason_code, properties)
-        if reason_code.is_failure:
-            self._on_refused(str(reason_code))
-
-    def _on_disconnect(
-        self,
-        client: paho.Client,
-        userdata: Any,  # noqa: ANN401 (paho's)
-        flags: paho.DisconnectFlags,
-        reason_code: ReasonCode,
-        properties: Properties | None = None,
-    ) -> None:
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
-        if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError("closed before CONNACK"))
-
-
-class _Socket(ssl.SSLSocket):
-    """A TLS socket that closes when its handshake fails; paho would leave it open."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
-
-
-def tls_context(broker: BrokerConfig) -> ssl.SSLContext:
-    """Return the TLS settings: the broker's name is verified, the gateway shows its certificate.
-
-    Raises:
-        OSError: A file is missing, or does not hold what it should; the text names the file.
-    """
-    for path in (broker.ca, broker.certificate, broker.key):
-        _readable(path)
-    try:
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(broker.ca))
-    except ssl.SSLError as error:
-        raise OSError(f"{broker.ca}: holds no CA certificate in PEM form") from error
-    context.sslsocket_class = _Socket
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(broker.certificate, broker.key)
-    except ssl.SSLError as error:
-        raise OSError(
-            f"{broker.certificate}, {broker.key}: no certificate with its own key in PEM form"
-            f" ({error.reason})"
-        ) from error
-    return context
-
-
-def _readable(path: Path) -> None:
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise OSError(f"{path}: cannot read: {error.strerror}") from error
-
-
-_HINTS: Final = (
-    # Under TLS 1.3 a client learns only after the handshake that its certificate was refused.
-    ("closed before CONNACK", "certificate refused? check broker.certificate: issuer, dates"),
-    ("not yet valid", "is this box's clock right?"),
-    ("Unspecified error", "the connection ended without a word: link or broker went away"),
-    ("Session taken over", "another client shows this gateway's certificate: is it in two boxes?"),
-    ("CERTIFICATE_VERIFY_FAILED", "the broker's certificate does not fit broker.ca or broker.host"),
-    ("ALERT", "the broker refused broker.certificate: check issuer, dates, revocation"),
-    ("Connection refused", "nothing listens at broker.host, broker.port: is the broker running?"),
-    ("WRONG_VERSION_NUMBER", "no TLS at broker.port: is it the right port?"),
-)
-
-
-def explain(error: BaseException) -> str:
-    """Return why a connection failed, with a hint to the operator where we know one."""
-    # aiomqtt keeps the broker's own reason as the cause of a general sentence.
-    cause = error.__cause__ or error
-    text = str(cause) or type(cause).__name__
-    for mark, hint in _HINTS:
-        if mark in text:
-            return f"{text}: {hint}"
-    return text
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

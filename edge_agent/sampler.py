@@ -8,19 +8,20 @@ whoever takes a step must see it accepted.
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
+from edge_agent.clock import credible
 from edge_agent.kinds import CHANGED, Driver, Event, Observation, Reading
 from edge_agent.kinds.alarm import AlarmEvent, AlarmSignal
 from edge_agent.kinds.base import ReadingBase
 from edge_agent.kinds.bin import DepositEvent
 from edge_agent.kinds.gate import GateEvent, Passage
+from edge_agent.lanes import AlarmKey, Draft, new_id
 from edge_agent.messages import READINGS_SENT_MAX, EventMessage, Telemetry
-from edge_agent.outbox import AlarmKey, Draft, new_id
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Sent:
 class Step:
     """What one sampling step found worth sending, not yet accepted by anybody."""
 
-    events: Sequence[Draft]
+    events: Sequence[Event]
     telemetry: Sequence[Draft]
     latest: Mapping[str, Sent]
     occurrences: Mapping[AlarmKey, str | None]
@@ -115,7 +116,7 @@ class Sampler:
         found.readings.sort(key=_AT)
         found.events.sort(key=_AT)
         return Step(
-            events=[Draft("event", partial(_event_message, event, now)) for event in found.events],
+            events=found.events,
             telemetry=[
                 Draft(
                     "telemetry", partial(_telemetry, found.readings[i : i + READINGS_SENT_MAX], now)
@@ -138,7 +139,7 @@ class Sampler:
     def _look(self, device: _Device, now: datetime, found: _Round) -> None:
         """Poll one device into ``found``; a device that fails is logged when it begins and ends."""
         try:
-            self._collect(device, device.driver.poll(now), found)
+            self._collect(device, device.driver.poll(now), now, found)
         # OSError: the hardware does not answer. ValueError: it answers what no message can hold.
         except (OSError, ValueError) as error:
             if not device.failing:
@@ -150,9 +151,11 @@ class Sampler:
                 device.failing = False
                 log.info("device works again device=%s", device.driver.device)
 
-    def _collect(self, device: _Device, observations: Sequence[Observation], found: _Round) -> None:
+    def _collect(
+        self, device: _Device, observations: Sequence[Observation], now: datetime, found: _Round
+    ) -> None:
         sent = device.sent
-        for one in sorted(observations, key=_AT):
+        for one in sorted((_dated(one, now) for one in observations), key=_AT):
             match one:
                 case ReadingBase():
                     due = self._due(device.changed, sent, one)
@@ -214,6 +217,20 @@ class Sampler:
             self._occurrences.pop(key, None)
             occurrences[key] = None
         return event
+
+
+def event_draft(event: Event, sent_at: datetime) -> Draft:
+    """Return the message of one event, sent at once."""
+    return Draft("event", partial(_event_message, event, sent_at))
+
+
+def _dated(one: Observation, now: datetime) -> Observation:
+    """Return an event with the instant of the poll where the device's own clock was never set."""
+    match one:
+        case Passage() | AlarmSignal() if not credible(one.at):
+            return replace(one, at=now)
+        case _:
+            return one
 
 
 def _event_message(event: Event, sent_at: datetime, stream: str, seq: int) -> EventMessage:

@@ -45,6 +45,9 @@ app.add_typer(maintenance_app, name="maintenance")
 app.add_typer(pki_app, name="pki")
 app.add_typer(deadletters_app, name="deadletters")
 
+# How long `deadletters replay` waits for ingest to take what it asked for.
+REPLAY_TIMEOUT_S = 15.0
+
 ConfigFile = Annotated[
     Path, typer.Option("--config", envvar="LINLI_CONFIG", help="The configuration file.")
 ]
@@ -169,7 +172,10 @@ def deadletters_list(
     with _connect(_load(config)) as conn:
         rows = conn.execute(
             """
-            SELECT id, received_at, gateway, reason, stream, seq, at_index, detail
+            SELECT id, received_at, gateway, reason, stream, seq, at_index,
+                   CASE WHEN replay_asked_at IS NULL THEN replay_result
+                        ELSE coalesce(replay_result, 'asked') END,
+                   detail
             FROM dead_letter
             WHERE %(gateway)s::text IS NULL OR gateway = %(gateway)s
             ORDER BY received_at DESC, id DESC
@@ -177,7 +183,17 @@ def deadletters_list(
             """,
             {"gateway": gateway, "limit": limit},
         ).fetchall()
-    header = ("id", "received_at", "gateway", "reason", "stream", "seq", "index", "detail")
+    header = (
+        "id",
+        "received_at",
+        "gateway",
+        "reason",
+        "stream",
+        "seq",
+        "index",
+        "replay",
+        "detail",
+    )
     _print_table(header, [[_cell(value) for value in row] for row in rows])
 
 
@@ -214,6 +230,54 @@ def deadletters_show(
         print(f"{name:<12} {_cell(value)}")
     raw: bytes = row[len(_LETTER)] or b""
     print(f"\n{_cell(raw.decode('utf-8', 'backslashreplace'))}")
+
+
+@deadletters_app.command("replay")
+def deadletters_replay(
+    letters: Annotated[
+        list[int] | None, typer.Argument(metavar="[ID]...", help="As `list` shows them.")
+    ] = None,
+    gateway: Annotated[str | None, typer.Option(help="All of this gateway.")] = None,
+    reason: Annotated[str | None, typer.Option(help="All refused for this reason.")] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Have refused messages judged again, after what was wrong is mended; ingest must run."""
+    if not (letters or gateway or reason):
+        raise ConfigError("say which: ids, --gateway or --reason")
+    with _connect(_load(config)) as conn:
+        asked = [
+            letter
+            for (letter,) in conn.execute(
+                """
+                UPDATE dead_letter SET replay_asked_at = now(), replay_result = NULL
+                WHERE replayed_at IS NULL
+                  AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s))
+                  AND (%(gateway)s::text IS NULL OR gateway = %(gateway)s)
+                  AND (%(reason)s::text IS NULL OR reason = %(reason)s)
+                RETURNING id
+                """,
+                {"ids": letters, "gateway": gateway, "reason": reason},
+            )
+        ]
+        if not asked:
+            raise ConfigError("no such dead letter that is not replayed already")
+        deadline = time.monotonic() + REPLAY_TIMEOUT_S
+        while True:
+            results = dict(
+                conn.execute(
+                    """
+                    SELECT coalesce(replay_result, 'waiting'), count(*) FROM dead_letter
+                    WHERE id = ANY (%s) GROUP BY 1 ORDER BY 1
+                    """,
+                    (asked,),
+                ).fetchall()
+            )
+            if "waiting" not in results or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+    _print_table(("result", "letters"), [(name, str(count)) for name, count in results.items()])
+    if "waiting" in results:
+        raise Unavailable("ingest has not taken them yet: is it running? they are not forgotten")
 
 
 def _load(file: Path) -> Config:

@@ -8,6 +8,7 @@ Every mistake is reported at once, with file, line and key.
 
 import difflib
 import re
+import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -112,6 +113,11 @@ class Ingest(Section):
     metrics_port: int = Field(default=9101, ge=0, le=65_535, description="0: any free port")
     telemetry: TelemetryFlush = TelemetryFlush()
     event: EventFlush = EventFlush()
+    queue_bytes: int = Field(
+        default=128 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="bound of what is received and not yet committed, of each lane",
+    )
     future_limit_s: float = Field(default=300, gt=0, le=86_400)
     late_limit_days: float = Field(default=30, gt=0, le=365)
     status_interval_s: float = Field(
@@ -159,6 +165,10 @@ def load(file: Path, environ: Mapping[str, str]) -> Config:
         document: dict[str, object] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_not_toml(file, str(error))) from None
+    except (ValueError, RecursionError):
+        # What the parser itself does not catch.
+        sentence = "a number of thousands of digits, or brackets within brackets without end"
+        raise ConfigError(f"{file}: not TOML: {sentence}") from None
     lines = _lines(text)
     sources: dict[tuple[str, ...], str] = {}
     problems = _override(document, environ, sources)
@@ -242,7 +252,7 @@ def _value(text: str) -> Setting:
     """Read an environment variable as a number or truth value where it looks like one."""
     try:
         value: object = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) else text
 
@@ -300,7 +310,7 @@ def _sentence(item: dict[str, Any], path: tuple[str, ...]) -> str:
         case _:
             text: str = item["msg"][:1].lower() + item["msg"][1:]
             # The connection string is never repeated: it may hold a password.
-            given = "" if path[:1] == ("database",) else f"{item['input']!r}: "
+            given = "" if path[:1] == ("database",) else f"{reprlib.repr(item['input'])}: "
             return f"{given}{text}"
 
 

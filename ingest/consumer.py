@@ -30,6 +30,8 @@ from ingest.judge import Received
 
 log = logging.getLogger(__name__)
 
+# The largest packet the broker may send us: a payload, its topic and properties.
+PACKET_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 8192
 _SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 _KEEPALIVE_S: Final = 30
 _RECONNECT_DELAY_MAX_S: Final = 10
@@ -68,10 +70,13 @@ class Consumer:
         self._queue: deque[Received] = deque()
         self._arrived = threading.Event()
         self._generation = 0
+        self._started = False
         self._connected = False
         # Since when we hear: the broker confirmed the subscription.
         self.connected_since: datetime | None = None
         self.sessions_lost = 0
+        # Monotonic: when a probe last came round, or the subscription was made.
+        self.probed_at = time.monotonic()
         self._client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=identity,
@@ -96,7 +101,9 @@ class Consumer:
 
     @property
     def alive(self) -> bool:
-        """Whether the network thread runs."""
+        """Whether the network thread runs, where it should."""
+        if not self._started:
+            return True
         thread: threading.Thread | None = self._client._thread  # pyright: ignore[reportPrivateUsage]
         return thread is not None and thread.is_alive()
 
@@ -104,11 +111,14 @@ class Consumer:
         return len(self._queue)
 
     def start(self) -> None:
-        """Connect in the background, and again whenever the link is lost."""
+        """Connect in the background, and again whenever the link is lost; twice is once."""
+        if self._started:
+            return
+        self._started = True
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = _SESSION_EXPIRY_S
         properties.ReceiveMaximum = self._receive_maximum
-        properties.MaximumPacketSize = PAYLOAD_BYTES_MAX + 8192
+        properties.MaximumPacketSize = PACKET_BYTES_MAX
         host, port = self._address
         self._client.connect_async(
             host, port, keepalive=_KEEPALIVE_S, clean_start=False, properties=properties
@@ -117,6 +127,9 @@ class Consumer:
 
     def stop(self) -> None:
         """Disconnect; the session stays, and with it what was not acknowledged."""
+        if not self._started:
+            return
+        self._started = False
         self._connected = False  # on purpose: not a loss to be told
         self._client.disconnect()
         self._client.loop_stop()
@@ -149,6 +162,22 @@ class Consumer:
             taken.append(message)
             size += len(message.payload)
         return taken
+
+    @property
+    def probe_topic(self) -> str:
+        """Where this identity hears itself: proof that broker, thread and queue all move."""
+        return f"{PREFIX}/probe/{self.identity}"
+
+    def probe(self) -> None:
+        """Send a probe; `is_probe` notes that it came round."""
+        self.publish(self.probe_topic, b"", qos=0)
+
+    def is_probe(self, message: Received) -> bool:
+        """Whether a message is our own probe; if so, note when it came round."""
+        if message.topic != self.probe_topic:
+            return False
+        self.probed_at = time.monotonic()
+        return True
 
     def acknowledge(self, messages: Sequence[Received]) -> None:
         """Send PUBACKs, in order of arrival; those of an earlier connection mean nothing now."""
@@ -195,6 +224,7 @@ class Consumer:
             )
             for subscription in self._subscriptions
         ]
+        topics.append((self.probe_topic, SubscribeOptions(qos=0)))
         code, _ = client.subscribe(topics)
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             log.error("subscribing failed identity=%s code=%s", self.identity, code)
@@ -213,6 +243,7 @@ class Consumer:
             log.error("broker refused subscription identity=%s reasons=%s", self.identity, refused)
         else:
             self.connected_since = datetime.now(UTC)
+            self.probed_at = time.monotonic()
 
     def _on_disconnect(
         self,
@@ -242,6 +273,7 @@ class Consumer:
                 topic,
                 bytes(message.payload),
                 message.retain,
+                message.dup,
                 datetime.now(UTC),
             )
         )

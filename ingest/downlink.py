@@ -12,7 +12,7 @@ from uuid import UUID
 from edge_agent import topics
 from edge_agent.messages import Ack, Live, LiveDevice, LiveGateway, Rejection, encode
 from ingest.consumer import Consumer
-from ingest.store.streams import StreamKey
+from ingest.store.streams import Mark, StreamKey
 
 # Devices changing every second are told once a second; alerts and gateways at once.
 LIVE_INTERVAL_S: Final = 1.0
@@ -39,19 +39,23 @@ class Downlink:
 
     def acknowledge(
         self,
-        watermarks: Mapping[StreamKey, int],
+        watermarks: Mapping[StreamKey, Mark],
         rejections: Mapping[str, Iterable[Rejection]],
     ) -> None:
         """Tell each gateway how far its streams are committed, and what was refused."""
         streams: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        for (gateway, stream), upto in watermarks.items():
-            streams[gateway][stream] = upto
+        beyond: defaultdict[str, dict[str, tuple[tuple[int, int], ...]]] = defaultdict(dict)
+        for (gateway, stream), mark in watermarks.items():
+            streams[gateway][stream] = mark.upto
+            if mark.beyond:
+                beyond[gateway][stream] = mark.beyond
         for gateway in {*streams, *rejections}:
             rejected = tuple(rejections.get(gateway, ()))
             for first in range(0, max(1, len(rejected)), REJECTIONS_MAX):
                 ack = Ack(
                     epoch=self._epoch,
                     streams=streams.get(gateway, {}),
+                    beyond=beyond.get(gateway),
                     rejected=rejected[first : first + REJECTIONS_MAX],
                 )
                 self._consumer.publish(topics.down(gateway, "ack"), encode(ack), qos=topics.QOS)

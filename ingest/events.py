@@ -5,10 +5,10 @@ A lane of its own, so that no telemetry backlog delays an alarm.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Unpack
-from uuid import UUID
 
 import psycopg
 
@@ -16,16 +16,18 @@ from edge_agent.messages import GapEvent, Lane, LiveGateway
 from ingest import metrics
 from ingest.alerts import Clear, Raise
 from ingest.judge import Judged
-from ingest.kinds import GATEWAY_SILENT, KINDS
+from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
 from ingest.presence import is_silent
-from ingest.store import alerts, gateways, readings, streams
+from ingest.rules import Rule
+from ingest.store import alerts, dead_letters, gateways, readings, streams
 from ingest.store.devices import Gateway
-from ingest.store.streams import StreamKey
+from ingest.store.streams import Hole, StreamKey
 from ingest.writer import Common, Writer
 
 _PRESENCE_INTERVAL: Final = timedelta(seconds=1)
 _SAVE_INTERVAL: Final = timedelta(seconds=5)
+_HOLES_INTERVAL: Final = timedelta(seconds=2)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -35,6 +37,7 @@ class EventWriter(Writer):
     lane: Lane = "event"
     _presence_checked_at = _NEVER
     _presence_saved_at = _NEVER
+    _holes_looked_at = _NEVER
 
     def __init__(
         self, *, status_interval: timedelta, silence_intervals: float, **common: Unpack[Common]
@@ -45,7 +48,9 @@ class EventWriter(Writer):
         self._silence_intervals = silence_intervals
         self._intervals: dict[str, timedelta] = {}
         self._silent: dict[str, bool] = {}
-        self._changed_alerts: list[tuple[str, UUID]] = []
+        # Since when each stream has a hole, and of which people were told.
+        self._holes: dict[StreamKey, datetime] = {}
+        self._hole_alerts: set[StreamKey] = set()
 
     def store(self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime) -> None:
         """Store events by class, gaps and statuses; let events speak to their rules."""
@@ -67,6 +72,7 @@ class EventWriter(Writer):
             table = KINDS[kind].events
             assert table is not None
             readings.copy_in(conn, table, values)
+        self._close_vanished(conn, fresh, now)
         statuses = {
             item.gateway: (item.status, item.message.received_at)
             for item in fresh
@@ -74,10 +80,137 @@ class EventWriter(Writer):
         }
         if statuses:
             gateways.save_status(conn, statuses)
-        self._changed_alerts = alerts.write(conn, self.projection.delta.alerts, now)
+        self._changed_alerts += alerts.write(conn, self.projection.delta.alerts, now)
+
+    def _close_vanished(
+        self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime
+    ) -> None:
+        """Close holes that can never be filled: the gateway no longer holds what is missing.
+
+        What it evicted it says itself, on the event lane; so its word on what it still holds counts
+        only once all its events up to that word are stored.
+        """
+        for item in fresh:
+            status = item.status
+            if item.gateway is None or status is None or not status.streams:
+                continue
+            gateway = item.gateway
+            bounds = {(gateway, lane.stream): lane.oldest for lane in status.streams}
+            events = [lane for lane in status.streams if lane.lane == "event"]
+            missing = streams.missing_below(conn, bounds)
+            if not missing:
+                continue
+            # Events it still holds may tell of evictions: wait until all of them are here.
+            unheard = streams.missing_below(
+                conn, {(gateway, lane.stream): lane.next for lane in events}
+            )
+            if any(last >= bounds[key] for key, _, last in unheard):
+                continue
+            lanes: dict[str, Lane] = {lane.stream: lane.lane for lane in status.streams}
+            for key, first, last in missing:
+                self._lose(conn, key, lanes[key[1]], (first, last), now)
+
+    def _lose(
+        self,
+        conn: psycopg.Connection,
+        key: StreamKey,
+        lane: Lane,
+        span: tuple[int, int],
+        now: datetime,
+    ) -> None:
+        """Record known loss, and tell people once."""
+        first, last = span
+        count = streams.add_range(conn, *key, lane, first, last)
+        streams.insert_gap(
+            conn,
+            key,
+            first=first,
+            last=last,
+            count=count,
+            cause="vanished",
+            at=now,
+            received_at=now,
+        )
+        rule = self.rules.get(STREAM_LOST.id)
+        subject = self.subject(key[0], None)
+        if rule is None or subject is None:
+            return
+        name = f"{key[1]}:{first}"
+        params = {"stream": key[1], "lane": lane, "first": first, "last": last, "count": count}
+        raised = alerts.Change(
+            rule.id, rule.severity, subject, Raise(now, "vanished"), now, name, params
+        )
+        # A loss is a fact, not a condition: it stays until somebody took note, and is not active.
+        ended = replace(raised, decision=Clear(now, "vanished"))
+        self._changed_alerts += alerts.write(conn, [raised, ended], now)
+
+    def _look_for_holes(self, conn: psycopg.Connection, now: datetime) -> None:
+        """Raise an alert for a stream that lacks messages for too long; clear it when filled."""
+        rule = self.rules.get(STREAM_HOLE.id)
+        if rule is None:
+            return
+        present = {(hole.gateway, hole.stream): hole for hole in streams.holes(conn)}
+        changes: list[alerts.Change] = []
+        for key, hole in present.items():
+            since = self._holes.setdefault(key, now)
+            if key not in self._hole_alerts and now - since >= rule.on_delay:
+                changes += self._hole_change(
+                    rule, hole.gateway, hole.stream, Raise(now, "hole"), now, hole
+                )
+        for key in self._hole_alerts - present.keys():
+            changes += self._hole_change(rule, *key, Clear(now, "hole_filled"), now, None)
+        for key in self._holes.keys() - present.keys():
+            del self._holes[key]
+        if changes:
+            with conn.transaction():
+                self._changed_alerts += alerts.write(conn, changes, now)
+            for change in changes:
+                key = (change.subject.gateway, change.key)
+                if isinstance(change.decision, Raise):
+                    self._hole_alerts.add(key)
+                else:
+                    self._hole_alerts.discard(key)
+            self.tell_alerts()
+            self.downlink.tell()
+
+    def _hole_change(
+        self,
+        rule: Rule,
+        gateway: str,
+        stream: str,
+        decision: Raise | Clear,
+        now: datetime,
+        hole: Hole | None,
+    ) -> list[alerts.Change]:
+        subject = self.subject(gateway, None)
+        if subject is None:
+            return []
+        params: dict[str, str | int] = {"stream": stream}
+        if hole is not None:
+            params |= {
+                "lane": hole.lane,
+                "first": hole.first,
+                "last": hole.last,
+                "count": hole.count,
+            }
+        return [alerts.Change(rule.id, rule.severity, subject, decision, now, stream, params)]
+
+    def _gap_is_bounded(self, conn: psycopg.Connection, gateway: str, stream: str) -> str | None:
+        """Return why a gap may not be recorded: gaps make streams and ranges, as messages do."""
+        known = streams.ids_of(conn, [(gateway, stream)])
+        if known:
+            ids = list(known.values())
+            return "stream.too_sparse" if streams.too_sparse(conn, ids) else None
+        begun = streams.new_streams_today(conn, [gateway]).get(gateway, 0)
+        return "stream.too_many" if begun >= streams.NEW_STREAMS_A_DAY_MAX else None
 
     def _store_gap(self, conn: psycopg.Connection, item: Judged, gap: GapEvent) -> None:
         assert item.gateway is not None
+        reason = self._gap_is_bounded(conn, item.gateway, gap.stream)
+        if reason is not None:
+            item.refuse_all(reason, gap.stream)
+            dead_letters.insert(conn, self.lane, item.letters)
+            return
         missing = streams.add_range(conn, item.gateway, gap.stream, gap.lane, gap.first, gap.last)
         if missing:
             streams.insert_gap(
@@ -99,38 +232,32 @@ class EventWriter(Writer):
                 metrics.EVENTS.labels(item.event[0].kind).inc()
         for item in judged:
             status = item.status
-            if item.gateway is not None and status is not None and status.status_interval_s:
+            if item.gateway is None or status is None:
+                continue
+            if status.status_interval_s:
                 self._intervals[item.gateway] = timedelta(seconds=status.status_interval_s)
+            # Each birth and heartbeat is answered with how far the streams it names are stored.
+            for lane in status.streams:
+                self.presence.ask(lane.lane, [(item.gateway, lane.stream)])
         for change in delta.alerts:
             metrics.ALERTS.labels(change.rule).inc()
-        self._tell_alerts()
-
-    def _tell_alerts(self) -> None:
-        for community, alert in self._changed_alerts:
-            self.downlink.alert_changed(community, alert)
-        self._changed_alerts = []
+        self.tell_alerts()
         self.downlink.tell()
 
-    def asked_watermarks(
-        self, conn: psycopg.Connection, judged: Sequence[Judged]
-    ) -> Mapping[StreamKey, int]:
-        """Answer each birth and heartbeat with the watermarks of the streams it names."""
-        asked = {
-            (item.gateway, stream.stream)
-            for item in judged
-            if item.gateway is not None and item.status is not None
-            for stream in item.status.streams
+    def restore_standing(self, standing: Sequence[alerts.Standing]) -> None:
+        """Take up the holes of which people know."""
+        self._hole_alerts = {
+            (alert.gateway, alert.key) for alert in standing if alert.rule == STREAM_HOLE.id
         }
-        if not asked:
-            return {}
-        known = streams.watermarks_of(conn, sorted(asked))
-        return {key: known.get(key, 0) for key in asked}
 
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:
         """Notice gateways that fell silent or are heard again; keep when they were heard."""
         if now - self._presence_checked_at < _PRESENCE_INTERVAL:
             return
         self._presence_checked_at = now
+        if now - self._holes_looked_at >= _HOLES_INTERVAL:
+            self._holes_looked_at = now
+            self._look_for_holes(conn, now)
         rule = self.rules.get(GATEWAY_SILENT.id)
         flipped: list[tuple[Gateway, bool]] = []
         for gateway in self.registry.gateways.values():
@@ -147,7 +274,7 @@ class EventWriter(Writer):
                 changes.append(self._change(gateway, rule.severity, silent=silent, now=now))
         told = {gateway.gateway: silent for gateway, silent in flipped}
         with conn.transaction():
-            self._changed_alerts = alerts.write(conn, changes, now)
+            self._changed_alerts += alerts.write(conn, changes, now)
             gateways.save_presence(
                 conn,
                 [
@@ -171,7 +298,8 @@ class EventWriter(Writer):
                     gateway=gateway.gateway, silent=silent, last_seen_at=self._last_heard(gateway)
                 ),
             )
-        self._tell_alerts()
+        self.tell_alerts()
+        self.downlink.tell()
 
     def _change(
         self, gateway: Gateway, severity: alerts.Severity, *, silent: bool, now: datetime

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from edge_agent.kinds import Event, Reading
+from edge_agent.kinds.base import UNSTORABLE
 from edge_agent.messages import (
     REASONS,
     EventMessage,
@@ -43,7 +44,13 @@ class Received:
     topic: str
     payload: bytes
     retain: bool
+    dup: bool
     received_at: datetime
+
+    @property
+    def sha256(self) -> bytes:
+        """Digest of the payload: its name where its number cannot be read."""
+        return hashlib.sha256(self.payload).digest()
 
 
 @dataclass(slots=True)
@@ -55,29 +62,60 @@ class Judged:
     stream: str | None = None
     seq: int | None = None
     readings: list[tuple[Device, Reading]] = field(default_factory=list[tuple[Device, Reading]])
+    # Beside each reading: its place in the batch.
+    places: list[int] = field(default_factory=list[int])
     event: tuple[Device, Event] | GapEvent | None = None
     status: Status | None = None
     letters: list[DeadLetter] = field(default_factory=list[DeadLetter])
     rejections: list[Rejection] = field(default_factory=list[Rejection])
+    # Beside each letter: the gateway's own device that is to blame, or None for the gateway.
+    blamed: list[Device | None] = field(default_factory=list["Device | None"])
 
     @property
     def is_stranger(self) -> bool:
         """Whether a newer registry might judge otherwise."""
         return any(letter.reason in _UNKNOWN for letter in self.letters)
 
-    def refuse(self, reason: str, detail: str, index: int | None = None) -> None:
-        """Set the message, or its reading ``index``, apart for the dead letters."""
+    def keep_only(self, place: int) -> None:
+        """Forget all but the reading at ``place``: the others were stored long ago."""
+        kept = [n for n, at in enumerate(self.places) if at == place]
+        self.readings = [self.readings[n] for n in kept]
+        self.places = [place] * len(kept)
+        self.letters = [letter for letter in self.letters if letter.at_index in {place, None}]
+
+    def refuse_all(self, reason: str, detail: str) -> None:
+        """Refuse the whole message after all, whatever was judged good of it."""
+        self.readings.clear()
+        self.places.clear()
+        self.event = self.status = None
+        self.letters.clear()
+        self.rejections.clear()
+        self.blamed.clear()
+        self.refuse(reason, detail)
+
+    def refuse(
+        self, reason: str, detail: str, index: int | None = None, device: Device | None = None
+    ) -> None:
+        """Set the message, or its reading ``index``, apart for the dead letters.
+
+        Args:
+            reason: A code of the contract.
+            detail: For people.
+            index: Which reading; None refuses the whole message.
+            device: Whose fault it is, where that is known.
+        """
         assert reason in REASONS or reason.startswith("db."), reason
         message = self.message
-        digest = hashlib.sha256(message.payload)
+        digest = message.sha256
+        self.blamed.append(device)
         self.letters.append(
             DeadLetter(
                 message.received_at,
                 self.gateway,
-                message.topic,
+                UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", message.topic),
                 reason,
                 detail,
-                digest.digest(),
+                digest,
                 None if self.letters else message.payload,
                 self.stream,
                 self.seq,
@@ -87,7 +125,7 @@ class Judged:
         if self.stream is not None and self.seq is not None:
             rejection = Rejection(stream=self.stream, seq=self.seq, index=index, reason=reason)
         else:
-            rejection = Rejection(sha256=digest.hexdigest(), reason=reason)
+            rejection = Rejection(sha256=digest.hex(), reason=reason)
         self.rejections.append(rejection)
 
 
@@ -144,9 +182,10 @@ class Judge:
                     reading.device, reading.kind, reading.at, gateway, message.received_at
                 )
             except Rejected as error:
-                judged.refuse(error.reason, error.detail, index)
+                judged.refuse(error.reason, error.detail, index, self._own(reading.device, gateway))
             else:
                 judged.readings.append((device, reading))
+                judged.places.append(index)
 
     def event(self, judged: Judged, gateway: Gateway) -> None:
         """Judge one event."""
@@ -171,6 +210,10 @@ class Judge:
         del gateway
         result = parse_result(judged.message.payload)
         raise Rejected("command.unknown", result.command)
+
+    def _own(self, device: str, gateway: Gateway) -> Device | None:
+        known = self._registry.devices.get(device)
+        return known if known is not None and known.gateway == gateway.gateway else None
 
     def _device(
         self, device: str, kind: str, at: datetime, gateway: Gateway, received_at: datetime

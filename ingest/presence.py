@@ -9,9 +9,11 @@ import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
+StreamKey = tuple[str, str]  # gateway, stream
+
 
 class Presence:
-    """When each gateway was last heard; shared by the lanes."""
+    """When each gateway was last heard, and what it asked; shared by the lanes."""
 
     def __init__(self) -> None:
         """Start without having heard anybody."""
@@ -19,6 +21,7 @@ class Presence:
         self._heard: dict[str, datetime] = {}
         self._silent: set[str] = set()
         self._heard_since: dict[str, datetime] = {}
+        self._asked: dict[str, set[StreamKey]] = {}
 
     def heard(self, gateways: Iterable[tuple[str, datetime]]) -> None:
         """Note that messages of these gateways arrived."""
@@ -31,6 +34,20 @@ class Presence:
     def last_heard(self, gateway: str) -> datetime | None:
         """Return when the gateway was last heard, None where it never was."""
         return self._heard.get(gateway)
+
+    def ask(self, lane: str, streams: Iterable[StreamKey]) -> None:
+        """Note that gateways want to know how far these streams of a lane are stored.
+
+        Each lane answers for its own streams, over its own connection: two connections would let
+        a newer answer be overtaken by an older one.
+        """
+        with self._lock:
+            self._asked.setdefault(lane, set()).update(streams)
+
+    def take_asked(self, lane: str) -> set[StreamKey]:
+        """Return what was asked of a lane since the last call."""
+        with self._lock:
+            return self._asked.pop(lane, set())
 
     def set_silent(self, gateway: str, *, silent: bool, now: datetime) -> None:
         """Note that a gateway fell silent, or that it is heard again since ``now``."""

@@ -162,7 +162,8 @@ def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], 
 
 def _whole(high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and int(text[:12]) <= high):
+        # Cut before it is read: thousands of digits are no number to Python either.
+        if not (text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= high):
             raise ValueError(f"expected a whole number from 0 to {high}")
         return int(text)
 

@@ -5,15 +5,16 @@ import gc
 import logging
 import signal
 import threading
+import time
 from datetime import timedelta
 from types import FrameType
 from typing import Final
 
 from psycopg import pq
 
-from ingest import metrics, migrate
+from ingest import failpoints, metrics, migrate
 from ingest.config import Config, Flush
-from ingest.consumer import Consumer, Subscription
+from ingest.consumer import PACKET_BYTES_MAX, Consumer, Subscription
 from ingest.errors import ConfigError, OperatorError, Unavailable
 from ingest.events import EventWriter
 from ingest.judge import Limits
@@ -30,6 +31,10 @@ TELEMETRY_IDENTITY: Final = "ingest-telemetry-00"
 EVENT_IDENTITY: Final = "ingest-event-00"
 _WATCH_INTERVAL_S: Final = 0.5
 _STOP_S: Final = 5.0
+# A probe goes round through broker, network thread, queue and writer this often; when none came
+# back, and the writer's loop did not turn, for as long as the limit, the process ends.
+_PROBE_INTERVAL_S: Final = 5.0
+_HANG_S: Final = 60.0
 
 
 def run(config: Config) -> None:
@@ -45,6 +50,8 @@ def run(config: Config) -> None:
         raise ConfigError(f"ingest.{error}") from None
     if pq.__impl__ == "python":
         raise OperatorError("psycopg runs without its C library: install psycopg[binary]")
+    if failpoints.name() is not None and config.broker.host not in {"127.0.0.1", "localhost"}:
+        raise ConfigError("LINLI_FAILPOINT is set: it is for tests on one machine only")
     _await_schema(config)
     presence = Presence()
     limits = Limits(
@@ -62,7 +69,11 @@ def run(config: Config) -> None:
                 ca=config.broker.ca,
                 certificates=config.ingest.certificates,
                 subscriptions=subscriptions,
-                receive_maximum=flush.receive_maximum,
+                # The broker sends no more unacknowledged messages than this, each at most a packet:
+                # so the queue is bounded in bytes too, whatever gateways send.
+                receive_maximum=min(
+                    flush.receive_maximum, config.ingest.queue_bytes // PACKET_BYTES_MAX
+                ),
             ),
             rules=rules,
             limits=limits,
@@ -95,6 +106,19 @@ def _await_schema(config: Config) -> None:
         raise OperatorError(f"database does not answer: {error}") from None
 
 
+def _check_progress(writer: Writer, now: float) -> None:
+    """End the process when a lane neither turns nor hears itself.
+
+    Raises:
+        OperatorError: It hangs; a supervisor starts a new process, and nothing is lost.
+    """
+    if now - writer.turned_at > _HANG_S:
+        raise OperatorError(f"the {writer.lane} lane hangs: its writer does not turn")
+    healthy = writer.healthy_since is not None and writer.consumer.connected
+    if healthy and now - writer.consumer.probed_at > _HANG_S:
+        raise OperatorError(f"the {writer.lane} lane hangs: it does not hear itself any more")
+
+
 def _work(config: Config, writers: tuple[Writer, ...]) -> None:
     stopping = threading.Event()
 
@@ -118,15 +142,22 @@ def _work(config: Config, writers: tuple[Writer, ...]) -> None:
 
     server = metrics.serve(config.ingest.metrics_host, config.ingest.metrics_port, not_ready)
     log.info("ingest starting metrics=%s:%d", *server.server_address[:2])
-    for writer, thread in zip(writers, threads, strict=True):
-        writer.consumer.start()
+    for thread in threads:
         thread.start()
     gc.freeze()
     # A dead thread would look like silence: end the process, so that it is started anew.
+    probed_at = time.monotonic()
     while not stopping.wait(_WATCH_INTERVAL_S):
+        now = time.monotonic()
         for writer, thread in zip(writers, threads, strict=True):
             if not thread.is_alive() or not writer.consumer.alive:
                 raise OperatorError(f"the {writer.lane} lane ended by an error, see the log above")
+            writer.abort_if_stuck(now)
+            _check_progress(writer, now)
+        if now - probed_at >= _PROBE_INTERVAL_S:
+            probed_at = now
+            for writer in writers:
+                writer.consumer.probe()
     for writer in writers:
         writer.stop()
     for thread in threads:

@@ -4,8 +4,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, Unpack
-from uuid import UUID
+from typing import Final
 
 import psycopg
 
@@ -19,7 +18,7 @@ from ingest.kinds.base import fields
 from ingest.presence import is_silent
 from ingest.projection import Delta
 from ingest.store import alerts, devices, lamp_nights, readings
-from ingest.writer import Common, Writer
+from ingest.writer import Writer
 
 _RECOMPUTE_INTERVAL: Final = timedelta(seconds=1)
 _RECOMPUTED_AT_ONCE: Final = 200
@@ -37,11 +36,6 @@ class TelemetryWriter(Writer):
     _recomputed_at = _NEVER
     _silence_checked_at = _NEVER
     _windows_opened_at = _NEVER
-
-    def __init__(self, **common: Unpack[Common]) -> None:
-        """Prepare; see `Writer`."""
-        super().__init__(**common)
-        self._changed_alerts: list[tuple[str, UUID]] = []
 
     def store(self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime) -> None:
         """Store readings by class, fold them into what follows from them, write that too."""
@@ -71,7 +65,7 @@ class TelemetryWriter(Writer):
             lamp_nights.mark_dirty(conn, delta.dirty)
         if delta.pending:
             alerts.save_pending(conn, delta.pending)
-        self._changed_alerts = alerts.write(conn, delta.alerts, now)
+        self._changed_alerts += alerts.write(conn, delta.alerts, now)
 
     def committed(self, judged: Sequence[Judged], fresh: Sequence[Judged]) -> None:
         """Make the fold the present, and hand its changes to the live topic."""
@@ -87,9 +81,7 @@ class TelemetryWriter(Writer):
             self.downlink.device_changed(community, device)
         for change in delta.alerts:
             metrics.ALERTS.labels(change.rule).inc()
-        for community, alert in self._changed_alerts:
-            self.downlink.alert_changed(community, alert)
-        self._changed_alerts = []
+        self.tell_alerts()
 
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:
         """Restate dirty nights, open and close nights, notice silent devices."""

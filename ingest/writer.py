@@ -7,37 +7,52 @@ the watermark (invariant 2). What cannot be stored now is tried again unchanged;
 stored is bisected down to the culprit, which becomes a dead letter.
 """
 
+import contextlib
 import logging
+import os
 import random
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypedDict, Unpack
+from uuid import UUID
 
 import psycopg
 
 from edge_agent.messages import Lane, Rejection
-from ingest import metrics
+from ingest import failpoints, metrics
+from ingest.alerts import Clear, Decision, Raise
 from ingest.consumer import Consumer
 from ingest.downlink import Downlink
 from ingest.errors import Rejected, Unavailable
 from ingest.judge import Judge, Judged, Limits, Received
+from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
+from ingest.numbering import Numbering
 from ingest.presence import Presence
-from ingest.projection import Projection
+from ingest.projection import Projection, subject_of
+from ingest.refusals import Refusals
 from ingest.rules import RuleBook
-from ingest.store import alerts, connect, dead_letters, devices, driver_errors, streams
-from ingest.store.streams import Numbered, StreamKey
+from ingest.store import alerts, attempts, connect, dead_letters, devices, driver_errors, streams
+from ingest.store.alerts import Subject
+from ingest.store.streams import Mark, StreamKey
 
 log = logging.getLogger(__name__)
 
 _IDLE_S: Final = 0.2
 _RETRY_DELAY_MIN_S: Final = 0.2
-_RETRY_DELAY_MAX_S: Final = 10.0
+# Half of what the promise allows: flow is back within ten seconds of the database.
+_RETRY_DELAY_MAX_S: Final = 5.0
+# A database call that takes longer hangs on a half-open connection, which nothing else ends:
+# statement_timeout is the server's, and the server is what cannot be heard.
+_STUCK_S: Final = 12.0
 _REGISTRY_INTERVAL: Final = timedelta(seconds=2)
+_REPLAY_INTERVAL: Final = timedelta(seconds=1)
+_REPLAYED_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +68,22 @@ class FlushLimits:
 class Stored:
     """What a committed flush has to tell."""
 
-    watermarks: Mapping[StreamKey, int]
+    watermarks: Mapping[StreamKey, Mark]
     rejections: defaultdict[str, list[Rejection]] = field(
         default_factory=lambda: defaultdict[str, list[Rejection]](list)
     )
+
+
+def _claim(conn: psycopg.Connection, lane: Lane) -> bool:
+    """Claim a lane until the connection ends; return False where another process has it.
+
+    What is in memory (open intervals, running conditions) is true for one writer only. Messages
+    would be stored once all the same, by their numbers.
+    """
+    row = conn.execute(
+        "SELECT pg_try_advisory_lock(hashtext('linli ingest'), hashtext(%s))", (lane,)
+    ).fetchone()
+    return row is not None and row[0]
 
 
 class Common(TypedDict):
@@ -83,19 +110,26 @@ class Writer(ABC):
         self.presence = common["presence"]
         self._limits = common["limits"]
         self._flush_limits = common["flush"]
-        # Streams of the flush in hand: their watermarks are told even if nothing was new.
-        self._heard: set[int] = set()
-        self._flush_ids: dict[StreamKey, int] = {}
+        self._numbering = Numbering(self.lane)
         self._stopping = threading.Event()
         # Open while the database answers.
         self.connection: psycopg.Connection | None = None
-        self._stream_ids: dict[StreamKey, int] = {}
         self._registry_checked_at = datetime.min.replace(tzinfo=UTC)
+        self._replayed_at = self._registry_checked_at
         self.registry = devices.Registry(0)
         self._judge = Judge(self.registry, self._limits)
         self.projection = Projection(self.rules, self.registry)
         self._downlink: Downlink | None = None
         self.healthy_since: datetime | None = None
+        self._told = ""  # the trouble that was logged: once when it begins, not each time
+        self._refusals: Refusals[Subject] = Refusals()
+        self._changed_alerts: list[tuple[str, UUID]] = []
+        # After a process that did not end in order, what is redelivered is taken one by one.
+        self._suspicious: bool | None = None
+        # For the watchdog, monotonic: when the loop last came round, and since when the database
+        # has been asked without an answer.
+        self.turned_at = time.monotonic()
+        self.asking_since: float | None = None
 
     @property
     def downlink(self) -> Downlink:
@@ -130,8 +164,28 @@ class Writer(ABC):
             )
             metrics.QUEUE.labels(self.lane).set(len(self.consumer))
             metrics.SESSIONS_LOST.labels(self.lane).set(self.consumer.sessions_lost)
-            self.persist(taken)
+            self.persist([message for message in taken if not self.consumer.is_probe(message)])
+            if self.connection is not None:
+                self.consumer.start()
+        if self.connection is not None and self._suspicious is not None:
+            with contextlib.suppress(Unavailable), driver_errors():
+                attempts.end(self.connection, self.lane)
         self.close()
+
+    def abort_if_stuck(self, now: float) -> None:
+        """Cut the database connection when it hangs; for another thread to call.
+
+        Args:
+            now: Of the monotonic clock.
+        """
+        since, connection = self.asking_since, self.connection
+        if since is None or connection is None or now - since < _STUCK_S:
+            return
+        log.error("database hangs, cutting the connection lane=%s", self.lane)
+        with contextlib.suppress(OSError, psycopg.Error):
+            # A duplicate: closing it must not close what the driver still holds.
+            with socket.socket(fileno=os.dup(connection.fileno())) as half:
+                half.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Give the connection back; `persist` would open another."""
@@ -141,15 +195,18 @@ class Writer(ABC):
         """Store a flush and do what is due, however often the database has to be asked."""
         delay_s = _RETRY_DELAY_MIN_S
         while True:
+            self.turned_at = time.monotonic()
             try:
                 conn = self._connection()
+                self.asking_since = time.monotonic()
                 if taken:
-                    self._store(conn, taken)
+                    self._take(conn, taken)
                     taken = ()
                 with driver_errors():
                     self._tick(conn, datetime.now(UTC))
             except Unavailable as error:
-                if self.healthy_since is not None:
+                if str(error) != self._told:
+                    self._told = str(error)
                     log.warning("database lost, retrying lane=%s error=%s", self.lane, error)
                 self._forget_connection()
                 metrics.RETRIES.labels(self.lane).inc()
@@ -159,6 +216,26 @@ class Writer(ABC):
                 delay_s = min(2 * delay_s, _RETRY_DELAY_MAX_S)
             else:
                 return
+            finally:
+                self.asking_since = None
+
+    def _take(self, conn: psycopg.Connection, taken: Sequence[Received]) -> None:
+        """Store a flush; after a crash, what comes again is begun one by one and counted."""
+        if not self._suspicious:
+            self._store(conn, taken)
+            return
+        again = [message for message in taken if message.dup]
+        for message in again:
+            with driver_errors():
+                begun = attempts.begin(conn, self.lane, message.sha256)
+            self._store(conn, [message], crashed=begun > attempts.ATTEMPTS_MAX - 1)
+        rest = [message for message in taken if not message.dup]
+        if rest:
+            self._store(conn, rest)
+        if not again:
+            self._suspicious = False
+            with driver_errors():
+                attempts.forget(conn, self.lane)
 
     def _connection(self) -> psycopg.Connection:
         """Return the connection, made anew with the memory that belongs to it after a loss."""
@@ -166,14 +243,19 @@ class Writer(ABC):
             conn = connect(self._dsn, self.lane)
             with driver_errors():
                 self.connection = conn
+                if not _claim(conn, self.lane):
+                    # Two under one identity would also throw each other out at the broker.
+                    self.consumer.stop()
+                    raise Unavailable(f"another ingest writes the {self.lane} lane, waiting for it")
                 self._restore(conn)
             self.healthy_since = datetime.now(UTC)
+            self._told = ""
             log.info("database connected lane=%s", self.lane)
         return self.connection
 
     def _forget_connection(self) -> None:
         self.healthy_since = None
-        self._stream_ids.clear()
+        self._numbering.forget()
         if self.connection is not None:
             self.connection.close()
             self.connection = None
@@ -181,12 +263,22 @@ class Writer(ABC):
     def _restore(self, conn: psycopg.Connection) -> None:
         """Read the memory back: whether a lost COMMIT took is known only to the tables."""
         self._take_registry(devices.load_registry(conn))
+        standing = alerts.load_standing(conn)
         self.projection.restore(
-            self.registry,
-            devices.load_states(conn),
-            alerts.load_standing(conn),
-            alerts.load_pending(conn),
+            self.registry, devices.load_states(conn), standing, alerts.load_pending(conn)
         )
+        self.restore_standing(standing)
+        self._refusals.restore(
+            [
+                subject
+                for alert in standing
+                if alert.rule in {DEVICE_REFUSED.id, GATEWAY_REFUSED.id} and alert.key == self.lane
+                if (subject := self.subject(alert.gateway, alert.device)) is not None
+            ],
+            datetime.now(UTC),
+        )
+        if self._suspicious is None:
+            self._suspicious = not attempts.start(conn, self.lane)
         if self._downlink is None:
             row = conn.execute("SELECT epoch FROM installation").fetchone()
             assert row is not None
@@ -201,7 +293,64 @@ class Writer(ABC):
             self._registry_checked_at = now
             self._reload_registry(conn)
         self.tick(conn, now)
+        asked = self.presence.take_asked(self.lane)
+        if asked:
+            known = streams.watermarks_of(conn, sorted(asked))
+            self.downlink.acknowledge({key: known.get(key, Mark(0)) for key in asked}, {})
+        if now - self._replayed_at >= _REPLAY_INTERVAL:
+            self._replayed_at = now
+            self._replay(conn, now)
+        calmed = self._refusals.calmed(now)
+        if calmed:
+            with conn.transaction():
+                changes = [
+                    self._refusal_change(subject, Clear(now, "refusals_ended"), now)
+                    for subject in calmed
+                ]
+                self._changed_alerts += alerts.write(conn, changes, now)
+        self.tell_alerts()
         self.downlink.tell()
+
+    def _replay(self, conn: psycopg.Connection, now: datetime) -> None:
+        """Judge dead letters again that somebody asked for, each stored at most once.
+
+        A letter's number is among the stored ones since it was refused, so it goes by its row: the
+        row says, in the transaction that stores it, that it is stored.
+        """
+        while True:
+            try:
+                with driver_errors(), conn.transaction():
+                    asked = dead_letters.take_asked(conn, self.lane, _REPLAYED_AT_ONCE)
+                    judged = [self._judge_again(letter) for letter in asked]
+                    good = [item for item in judged if not item.letters]
+                    self.store(conn, good, now)
+                    for letter, item in zip(asked, judged, strict=True):
+                        refused = item.letters[0].reason if item.letters else None
+                        dead_letters.settle_asked(conn, letter.id, now, refused)
+            except (Rejected, Unavailable):
+                self.projection.rollback()
+                self._changed_alerts = []
+                raise
+            self.committed(judged, good)
+            if len(asked) < _REPLAYED_AT_ONCE:
+                return
+
+    def _judge_again(self, letter: dead_letters.Asked) -> Judged:
+        item = self._judge.judge(
+            Received(-1, 0, 0, letter.topic, letter.raw, False, False, letter.received_at)
+        )
+        if letter.at_index is not None:
+            item.keep_only(letter.at_index)
+        elif item.letters and item.readings:
+            # Some of it is good now: take that, and let the rest be refused for good.
+            item.letters.clear()
+        return item
+
+    def tell_alerts(self) -> None:
+        """Hand the alerts that changed to the live topic."""
+        for community, alert in self._changed_alerts:
+            self.downlink.alert_changed(community, alert)
+        self._changed_alerts = []
 
     def _reload_registry(self, conn: psycopg.Connection) -> bool:
         """Read the registry where it changed; return whether it did."""
@@ -218,12 +367,26 @@ class Writer(ABC):
         )
         return True
 
-    def _store(self, conn: psycopg.Connection, taken: Sequence[Received]) -> None:
+    def _store(
+        self, conn: psycopg.Connection, taken: Sequence[Received], *, crashed: bool = False
+    ) -> None:
         """Store a flush; bisect it when the database says that some of it can never be stored."""
         started = time.monotonic()
         judged = [self._judge.judge(message) for message in taken]
         if any(item.is_stranger for item in judged) and self._reload_registry(conn):
             judged = [self._judge.judge(message) for message in taken]
+        if crashed:
+            judged[0].refuse_all("process.crashed", "began and never ended, several times")
+        if failpoints.active(failpoints.ACK_BEFORE_COMMIT):
+            self.consumer.acknowledge(taken)
+            self.downlink.acknowledge(
+                {
+                    (item.gateway, item.stream): Mark(item.seq)
+                    for item in judged
+                    if item.gateway and item.stream and item.seq
+                },
+                {},
+            )
         try:
             stored = self._transact(conn, judged)
         except Rejected as error:
@@ -232,10 +395,7 @@ class Writer(ABC):
                 self._store(conn, taken[:middle])
                 self._store(conn, taken[middle:])
                 return
-            culprit = judged[0]
-            culprit.readings.clear()
-            culprit.event = culprit.status = None
-            culprit.refuse(error.reason, error.detail)
+            judged[0].refuse_all(error.reason, error.detail)
             stored = self._transact(conn, judged)
         metrics.FLUSHES.labels(self.lane).observe(time.monotonic() - started)
         self.consumer.acknowledge(taken)
@@ -253,21 +413,23 @@ class Writer(ABC):
         )
         try:
             with driver_errors(), conn.transaction():
-                numbered, fresh = self._pick_new(conn, judged)
+                picked = self._numbering.pick(conn, judged, self.registry.gateways)
+                fresh = picked.fresh
                 letters = [letter for item in fresh for letter in item.letters]
                 if letters:
-                    dead_letters.insert(conn, letters)
+                    dead_letters.insert(conn, self.lane, letters)
+                    self._changed_alerts = alerts.write(conn, self._turned_bad(fresh, now), now)
                 self.store(conn, fresh, now)
-                if numbered:
-                    streams.add(conn, numbered)
-                watermarks = dict(
-                    streams.watermarks(conn, sorted({n.stream_id for n in numbered} | self._heard))
-                )
-                watermarks.update(self.asked_watermarks(conn, judged))
+                if picked.numbered:
+                    streams.add(conn, picked.numbered)
+                watermarks = streams.watermarks(conn, sorted(picked.heard))
+                failpoints.reached(failpoints.BEFORE_COMMIT)
         except (Rejected, Unavailable):
             self.projection.rollback()
+            self._changed_alerts = []
             raise
-        self._stream_ids = self._flush_ids  # known from now on: they are committed
+        failpoints.reached(failpoints.AFTER_COMMIT)
+        self._numbering.committed()
         self.committed(judged, fresh)
         self._count(judged, fresh, letters)
         stored = Stored(watermarks)
@@ -276,33 +438,33 @@ class Writer(ABC):
                 stored.rejections[item.gateway].extend(item.rejections)
         return stored
 
-    def _pick_new(
-        self, conn: psycopg.Connection, judged: Sequence[Judged]
-    ) -> tuple[list[Numbered], list[Judged]]:
-        """Return the numbers and messages not stored before, the first of equal ones."""
-        keys: dict[tuple[str, str, int], int] = {}
-        unnumbered: list[int] = []
-        for index, item in enumerate(judged):
-            if item.gateway is None or item.stream is None or item.seq is None:
-                unnumbered.append(index)
-            elif item.gateway in self.registry.gateways:
-                keys.setdefault((item.gateway, item.stream, item.seq), index)
-            else:
-                unnumbered.append(index)
-        wanted = {(gateway, stream) for gateway, stream, _ in keys}
-        unknown = sorted(wanted - self._stream_ids.keys())
-        ids = dict(self._stream_ids)
-        if unknown:
-            ids.update(streams.ensure(conn, self.lane, unknown))
-        numbered = [
-            Numbered(index, ids[gateway, stream], seq)
-            for (gateway, stream, seq), index in keys.items()
-        ]
-        self._heard = {ids[key] for key in wanted}
-        self._flush_ids = ids
-        new = streams.lock_and_pick_new(conn, numbered) if numbered else set[int]()
-        fresh = [judged[index] for index in sorted([*new, *unnumbered])]
-        return [number for number in numbered if number.index in new], fresh
+    def _turned_bad(self, fresh: Sequence[Judged], now: datetime) -> list[alerts.Change]:
+        """Return the alerts on devices and gateways of which too much is refused."""
+        changes: list[alerts.Change] = []
+        for item in fresh:
+            for letter, device in zip(item.letters, item.blamed, strict=True):
+                subject = self.subject(
+                    item.gateway or "", None if device is None else device.device
+                )
+                if subject is not None and self._refusals.note(subject, now):
+                    decision = Raise(now, "refused_often")
+                    change = self._refusal_change(subject, decision, now)
+                    changes.append(replace(change, params={"reason": letter.reason}))
+        return [change for change in changes if self.rules.get(change.rule) is not None]
+
+    def _refusal_change(self, subject: Subject, decision: Decision, now: datetime) -> alerts.Change:
+        rule = GATEWAY_REFUSED if subject.device is None else DEVICE_REFUSED
+        return alerts.Change(rule.id, rule.severity, subject, decision, now, key=self.lane)
+
+    def subject(self, gateway: str, device: str | None) -> Subject | None:
+        """Return what an alert on a device, or else on a gateway, is about; None if unknown."""
+        known = self.registry.devices.get(device or "")
+        if known is not None:
+            return subject_of(known)
+        box = self.registry.gateways.get(gateway)
+        if box is None:
+            return None
+        return Subject("gateway", box.gateway, box.community, box.community)
 
     def _count(
         self,
@@ -329,12 +491,9 @@ class Writer(ABC):
     def committed(self, judged: Sequence[Judged], fresh: Sequence[Judged]) -> None:
         """Make what was staged in memory the present."""
 
-    def asked_watermarks(
-        self, conn: psycopg.Connection, judged: Sequence[Judged]
-    ) -> Mapping[StreamKey, int]:
-        """Return watermarks that messages ask for beside those of their own streams."""
-        del conn, judged
-        return {}
+    def restore_standing(self, standing: Sequence[alerts.Standing]) -> None:
+        """Take up alerts that stand beside those of the projection."""
+        del standing
 
     @abstractmethod
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:

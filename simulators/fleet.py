@@ -17,7 +17,13 @@ from typing import Final
 
 from edge_agent.agent import Agent
 from edge_agent.clock import Clock
-from edge_agent.config import AgentConfig, BrokerConfig, PseudonymConfig, SamplingConfig
+from edge_agent.config import (
+    AgentConfig,
+    BrokerConfig,
+    PseudonymConfig,
+    PublishingConfig,
+    SamplingConfig,
+)
 from edge_agent.outbox import LANES, Accepted
 from simulators.chance import Draw
 from simulators.errors import ScenarioError
@@ -41,6 +47,7 @@ RECONNECT_MAX_S: Final = 2.0
 # Messages a gateway may have under way while the past is replayed: the server's answers set the
 # pace, and a heartbeat sent in between is not kept waiting long enough to be missed.
 BACKLOG_MAX: Final = 20
+BACKLOG_AFTER_S: Final = 1e9
 DRAIN_MAX_S: Final = 60.0
 _LOOK_S: Final = 0.02
 _REPORT_S: Final = 0.5
@@ -211,6 +218,8 @@ class Fleet:
                 heartbeat_s=HEARTBEAT_S,
                 status_interval_s=STATUS_INTERVAL_S,
             ),
+            # The past is replayed, and told in order.
+            publishing=PublishingConfig(backlog_after_s=BACKLOG_AFTER_S),
             pseudonym=PseudonymConfig(key_file=folder / f"{gateway.community}.key"),
         )
 

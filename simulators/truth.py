@@ -10,6 +10,7 @@ have computed. No code of the platform takes part in that.
 
 import json
 import sqlite3
+import struct
 import sys
 import threading
 from collections import defaultdict
@@ -54,6 +55,11 @@ CREATE TABLE fault (
     from_us INTEGER NOT NULL, to_us INTEGER NOT NULL,
     PRIMARY KEY (target, from_us, kind)
 ) WITHOUT ROWID;
+-- What outboxes evicted, as their agents told.
+CREATE TABLE gap (
+    gateway TEXT NOT NULL, lane TEXT NOT NULL, stream TEXT NOT NULL,
+    first INTEGER NOT NULL, last INTEGER NOT NULL, count INTEGER NOT NULL
+);
 -- Links that were really cut; times of live operation; times that nobody replayed.
 CREATE TABLE outage (gateway TEXT NOT NULL, cut_us INTEGER NOT NULL, healed_us INTEGER);
 CREATE TABLE session (live_from_us INTEGER PRIMARY KEY, live_to_us INTEGER);
@@ -69,18 +75,29 @@ CREATE TABLE expected_alert (
     from_us INTEGER NOT NULL, to_us INTEGER NOT NULL, cause_us INTEGER NOT NULL
 );
 """
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 
+# Stored in double precision; every other number keeps what a float of four bytes keeps.
+_DOUBLE: Final = frozenset({"energy_kwh"})
+_SINGLE: Final = struct.Struct("f")
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def canonical(item: Mapping[str, object]) -> str:
-    """Return the canonical JSON of a reading or event as it stands in the payload.
+    """Return the canonical JSON of a reading or event, of a payload or of a stored row alike.
 
     Fields that say nothing are absent, keys are sorted, there is no white space, characters are
-    themselves (UTF-8), instants end in ``Z`` with six digits of a second or none.
+    themselves (UTF-8), instants end in ``Z`` with six digits of a second or none. A number is
+    written as the shortest decimal of the double that equals it at the precision in which it is
+    stored: single, but for ``energy_kwh``. Whole numbers are no exception: 41 is 41.0.
     """
-    return _CANONICAL.encode(item)
+    return _CANONICAL.encode({name: _precise(name, value) for name, value in item.items()})
+
+
+def _precise(name: str, value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return float(value) if name in _DOUBLE else _SINGLE.unpack(_SINGLE.pack(value))[0]
 
 
 def digest(item: Mapping[str, object]) -> str:
@@ -119,6 +136,7 @@ class Ledger:
         self.file = file
         self.accepted = self._db.execute("SELECT COUNT(*) FROM accepted").fetchone()[0]
         self._rows: list[tuple[str, str, str, int, str, str, int, str]] = []
+        self._gaps: list[tuple[str, str, str, str, int, int]] = []
 
     def close(self) -> None:
         """Commit and close; once is enough, more does no harm."""
@@ -190,14 +208,22 @@ class Ledger:
             )
             for item in items
         ]
+        gaps = [
+            (gateway, *(item[name] for name in ("lane", "stream", "first", "last", "count")))
+            for item in items
+            if item["kind"] == "gap"
+        ]
         with self._lock:
             self._rows += rows
+            self._gaps += gaps
         return len(rows)
 
     def commit(self) -> None:
         """Put on disk, for good, all that was written since the last commit."""
         with self._lock:
             rows, self._rows = self._rows, []
+            gaps, self._gaps = self._gaps, []
+            self._db.executemany("INSERT INTO gap VALUES (?, ?, ?, ?, ?, ?)", gaps)
             if rows:
                 self._db.executemany("INSERT INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 self._db.executemany(

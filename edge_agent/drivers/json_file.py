@@ -27,12 +27,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
-from pydantic import TypeAdapter
+from pydantic import AwareDatetime, TypeAdapter
 from pydantic_core import from_json
 
+from edge_agent.clock import credible
 from edge_agent.kinds import Observation, Reading
 from edge_agent.kinds.alarm import AlarmSignal
-from edge_agent.kinds.base import Instant, ReadingBase
+from edge_agent.kinds.base import ReadingBase
 from edge_agent.kinds.bin import DepositEvent
 from edge_agent.kinds.gate import Passage
 
@@ -49,7 +50,7 @@ _EVENTS: Final[Mapping[str, type[DepositEvent | Passage | AlarmSignal]]] = {
     "gate": Passage,
     "alarm": AlarmSignal,
 }
-_INSTANT: Final = TypeAdapter[datetime](Instant)
+_INSTANT: Final = TypeAdapter[datetime](AwareDatetime)
 # The driver's own knowledge, which the file may not contradict.
 _OURS: Final = frozenset({"device", "at", "kind"})
 
@@ -148,8 +149,18 @@ class JsonFile:
         self, model: type[DepositEvent | Passage | AlarmSignal], line: bytes, now: datetime
     ) -> Observation:
         values = _object(line, _fields(model) - _OURS | {"at"})
-        at = min(_INSTANT.validate_strings(values["at"]), now) if "at" in values else now
+        at = _instant(values["at"], now) if "at" in values else now
         return TypeAdapter(model).validate_python({**values, "device": self._device, "at": at})
+
+
+def _instant(text: str, now: datetime) -> datetime:
+    """Return the instant in ``text``; ``now`` where its writer's clock was never set.
+
+    Raises:
+        ValueError: It is no instant.
+    """
+    at = _INSTANT.validate_strings(text)
+    return min(at, now) if credible(at) else now
 
 
 def _object(text: bytes, allowed: set[str]) -> dict[str, Any]:

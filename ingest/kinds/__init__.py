@@ -16,10 +16,20 @@ KINDS: Final[Mapping[str, Kind]] = {
 DEVICE_FAULT: Final = Rule(id="device.fault", severity="minor")
 DEVICE_SILENT: Final = Rule(id="device.silent", severity="minor", on_delay_s=60)
 GATEWAY_SILENT: Final = Rule(id="gateway.silent", severity="major")
+# Refused again and again: a device, or what cannot be told of one device, that turned bad.
+DEVICE_REFUSED: Final = Rule(id="device.refused", severity="minor")
+GATEWAY_REFUSED: Final = Rule(id="gateway.refused", severity="major")
+# Messages that are missing below stored ones, and messages that will never come.
+STREAM_HOLE: Final = Rule(id="stream.hole", severity="minor", on_delay_s=60)
+STREAM_LOST: Final = Rule(id="stream.lost", severity="major")
 
 DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     *(rule for kind in KINDS.values() for rule in kind.rules),
     DEVICE_FAULT,
     DEVICE_SILENT,
     GATEWAY_SILENT,
+    DEVICE_REFUSED,
+    GATEWAY_REFUSED,
+    STREAM_HOLE,
+    STREAM_LOST,
 )

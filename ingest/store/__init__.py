@@ -38,7 +38,7 @@ def connect(dsn: str, name: str) -> psycopg.Connection:
             dsn,
             application_name=f"{APPLICATION} {name}",
             connect_timeout=10,
-            options="-c statement_timeout=20s -c lock_timeout=5s -c timezone=UTC"
+            options="-c statement_timeout=10s -c lock_timeout=5s -c timezone=UTC"
             " -c idle_in_transaction_session_timeout=60s",
         )
         connection.autocommit = True

@@ -16,7 +16,8 @@ def save_status(conn: Connection, statuses: Mapping[str, tuple[Status, datetime]
             """
             UPDATE gateway
             SET status_at = %s, agent_version = %s, outbox_messages = %s, clock = %s,
-                status_interval_s = %s
+                status_interval_s = %s, outbox_bytes = %s, outbox_limit_bytes = %s,
+                outbox_hours = %s
             WHERE gateway = %s
             """,
             [
@@ -26,6 +27,9 @@ def save_status(conn: Connection, statuses: Mapping[str, tuple[Status, datetime]
                     status.outbox_messages,
                     status.clock,
                     status.status_interval_s,
+                    status.outbox_bytes,
+                    status.outbox_limit_bytes,
+                    status.outbox_hours,
                     gateway,
                 )
                 for gateway, (status, received_at) in statuses.items()

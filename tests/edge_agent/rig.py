@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import random
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +22,7 @@ from edge_agent.agent import Agent
 from edge_agent.config import AgentConfig
 from edge_agent.kinds import Observation
 from edge_agent.kinds.lamp import LampReading
+from edge_agent.lanes import Draft
 from edge_agent.messages import (
     Ack,
     ClockQuality,
@@ -94,6 +98,30 @@ def lamp(device: str, at: datetime, **values: Any) -> LampReading:
     return LampReading(device=device, at=at, **given)
 
 
+def noise(readings: int = 13, seed: int = 0) -> Draft:
+    """Telemetry as meters tell it: every digit new, every reading another instant."""
+    rng = random.Random(seed)
+    found = tuple(
+        lamp(
+            f"c01-lamp-{rng.randrange(200):03d}",
+            T0 + timedelta(microseconds=rng.randrange(1_000_000)),
+            lit=rng.random() < 0.5,
+            level_pct=100.0,
+            power_w=round(rng.gauss(41, 1), 1),
+            voltage_v=round(rng.gauss(230, 2), 1),
+            current_a=round(rng.gauss(0.18, 0.01), 3),
+            energy_kwh=round(rng.uniform(1_000, 2_000), 2),
+            burn_hours=round(rng.uniform(4_000, 5_000), 1),
+        )
+        for _ in range(readings)
+    )
+
+    def make(stream: str, seq: int) -> Telemetry:
+        return Telemetry(stream=stream, seq=seq, sent_at=T0, readings=found)
+
+    return Draft("telemetry", make)
+
+
 def config_for(
     folder: Path, broker: Broker, gateway: str, /, *, port: int | None = None, **sections: Any
 ) -> AgentConfig:
@@ -156,15 +184,68 @@ async def running(agent: Agent, *, sample: bool = False) -> AsyncGenerator[Agent
 
 @dataclass
 class Server:
-    """The server's side of one gateway's topics: hears everything, answers what the test says."""
+    """The server's side of one gateway's topics: hears everything, stores what the test says.
+
+    Like ingest it answers each status with how far the streams named in it are stored.
+    """
 
     gateway: str
     client: aiomqtt.Client
     received: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
+    stored: dict[str, int] = field(default_factory=dict[str, int])
+    answers: bool = True
+    #: Store whatever comes, and say so, as ingest does; else the test says what is stored.
+    stores: bool = False
+    seen: dict[str, set[int]] = field(default_factory=lambda: defaultdict[str, set[int]](set))
+    untold: set[str] = field(default_factory=set[str])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def listen(self) -> None:
         async for message in self.client.messages:
-            self.received.append((parse_up(message.topic.value).channel, message.payload))
+            channel = parse_up(message.topic.value).channel
+            self.received.append((channel, message.payload))
+            if channel == "status" and self.answers:
+                await self.answer(parse_status(message.payload))
+            elif channel in ("telemetry", "event") and self.stores:
+                self.store(message.payload)
+
+    async def answer(self, status: Status) -> None:
+        if self.stores:
+            self.untold.update(one.stream for one in status.streams)
+            self.news.set()
+        elif status.streams:
+            await self.ack({one.stream: self.stored.get(one.stream, 0) for one in status.streams})
+
+    def store(self, payload: bytes) -> None:
+        document = json.loads(payload)
+        stored = {document["stream"]: [document["seq"]]}
+        if document.get("event", {}).get("kind") == "gap":
+            gap = document["event"]
+            stored.setdefault(gap["stream"], []).extend(range(gap["first"], gap["last"] + 1))
+        for stream, seqs in stored.items():
+            self.seen[stream].update(seqs)
+        self.untold.update(stored)
+        self.news.set()
+
+    async def tell(self) -> None:
+        """Say how far streams are stored, and what of them beyond the first hole."""
+        while True:
+            await self.news.wait()
+            self.news.clear()
+            untold, self.untold = self.untold, set[str]()
+            streams: dict[str, int] = {}
+            beyond: dict[str, tuple[tuple[int, int], ...]] = {}
+            for stream in untold:
+                ranges = [(0, self.stored.get(stream, 0))]
+                for seq in sorted(seq for seq in self.seen[stream] if seq > ranges[0][1]):
+                    if ranges[-1][1] == seq - 1:
+                        ranges[-1] = (ranges[-1][0], seq)
+                    else:
+                        ranges.append((seq, seq))
+                streams[stream] = ranges[0][1]
+                if ranges[1:]:
+                    beyond[stream] = tuple(ranges[1:17])
+            await self.ack(streams, beyond=beyond or None)
 
     @property
     def telemetry(self) -> list[Telemetry]:
@@ -196,8 +277,15 @@ class Server:
             topics.down(self.gateway, channel), payload, 1, channel in topics.RETAINED
         )
 
-    async def ack(self, streams: dict[str, int], *rejected: Rejection) -> None:
-        await self.send("ack", encode(Ack(epoch="e1", streams=streams, rejected=rejected)))
+    async def ack(
+        self,
+        streams: dict[str, int],
+        *rejected: Rejection,
+        beyond: dict[str, tuple[tuple[int, int], ...]] | None = None,
+    ) -> None:
+        self.stored |= streams
+        ack = Ack(epoch="e1", streams=streams, beyond=beyond, rejected=rejected)
+        await self.send("ack", encode(ack))
 
     async def command(self, command: Command) -> None:
         await self.send("command", encode(command))
@@ -211,14 +299,16 @@ async def server(broker: Broker, gateway: str) -> AsyncGenerator[Server]:
     """Be the server for ``gateway``: with the identity of ingest."""
     async with _client(broker.identity("ingest-event-00"), broker) as client:
         made = Server(gateway, client)
-        listening = asyncio.create_task(made.listen())
+        tasks = [asyncio.create_task(made.listen()), asyncio.create_task(made.tell())]
         await client.subscribe(f"{topics.PREFIX}/{topics.partition(gateway)}/{gateway}/up/#", 1)
         try:
             yield made
         finally:
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
-                await listening
+            for task in tasks:
+                # Again, because a wait that ends at that very moment swallows a cancellation.
+                while not task.done():
+                    task.cancel()
+                    await asyncio.wait([task], timeout=0.1)
 
 
 def _client(identity: Identity, broker: Broker) -> aiomqtt.Client:

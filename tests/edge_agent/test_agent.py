@@ -4,25 +4,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from edge_agent.agent import Agent
+from edge_agent.clock import boot_id
 from edge_agent.errors import OutboxFull, OutboxUnavailable
 from edge_agent.kinds import Observation
 from edge_agent.kinds.alarm import AlarmEvent, AlarmSignal
 from edge_agent.kinds.gate import Passage
-from edge_agent.messages import EventMessage, Telemetry
-from edge_agent.outbox import Accepted
+from edge_agent.lanes import Accepted, Draft, Unstamped
+from edge_agent.messages import EventMessage, GapEvent, Telemetry, parse_event
 from tests.edge_agent.rig import (
     T0,
     HandClock,
@@ -30,6 +32,7 @@ from tests.edge_agent.rig import (
     config_for,
     eventually,
     lamp,
+    noise,
     offline_config,
     running,
     server,
@@ -80,11 +83,48 @@ def test_alarm_restored_after_a_restart_repeats_its_occurrence(tmp_path: Path) -
     assert occurrences[0] == occurrences[1] != occurrences[2]
 
 
-def test_full_outbox_refuses_telemetry_loudly_and_still_takes_events(tmp_path: Path) -> None:
+def full_of_events(agent: Agent) -> None:
+    """Leave no room in the outbox, and nothing in it that telemetry may drive out."""
+    made = AlarmEvent(device="a-1", at=T0, event="smoke", phase="raised", occurrence="o-1")
+
+    def make(stream: str, seq: int) -> EventMessage:
+        return EventMessage(stream=stream, seq=seq, sent_at=T0, event=made)
+
+    while not agent.outbox.evicted["event"]:
+        agent.outbox.append([Draft("event", make)] * 500)
+
+
+def test_full_outbox_evicts_and_goes_on_accepting(tmp_path: Path) -> None:
+    lights = [Script(f"lamp-{number:03d}") for number in range(100)]
+    config = offline_config(tmp_path, outbox={"limit_bytes": MEBIBYTE})
+    agent = Agent(config, lights, HandClock())
+    told: list[Accepted] = []
+    agent.accepted = told.append
+    now = T0
+    accepted: list[Accepted] = []
+    while agent.outbox.used_bytes() < 0.98 * agent.outbox.limit_bytes():
+        agent.outbox.append([noise(100)])
+    while not agent.outbox.evicted["telemetry"]:
+        now += timedelta(seconds=60)
+        accepted = agent.sample(now)
+        assert len(accepted) == 1 or agent.outbox.evicted["telemetry"]
+    telemetry, record = accepted
+    assert isinstance(telemetry.message, Telemetry)
+    assert isinstance(record.message, EventMessage)
+    assert isinstance(record.message.event, GapEvent)
+    assert record.message.event.count == agent.outbox.evicted["telemetry"]
+    assert told[-2:] == accepted, "a gap record is accepted like anything else"
+    agent.close()
+
+
+def test_outbox_full_of_events_refuses_telemetry_loudly_and_still_takes_events(
+    tmp_path: Path,
+) -> None:
     lights = [Script(f"lamp-{number:03d}") for number in range(100)]
     gate = Script("gate-1", "gate")
     config = offline_config(tmp_path, outbox={"limit_bytes": MEBIBYTE})
     agent = Agent(config, [*lights, gate], HandClock())
+    full_of_events(agent)
     told: list[Accepted] = []
     agent.accepted = told.append
     now = T0
@@ -92,19 +132,159 @@ def test_full_outbox_refuses_telemetry_loudly_and_still_takes_events(tmp_path: P
         while True:
             now += timedelta(seconds=60)
             agent.sample(now)
-    full = agent.outbox.depth()
     told.clear()
+    evicted = agent.outbox.evicted["event"]
     gate.next = [[Passage("gate-1", now, "forced")]]
     with pytest.raises(OutboxFull):
         agent.sample(now + timedelta(seconds=60))
-    assert [one.lane for one in told] == ["event"]
-    assert agent.outbox.depth() == full + 1
+    assert [one.lane for one in told][:1] == ["event"]
+    assert agent.outbox.evicted["event"] == evicted, "never for telemetry"
 
-    telemetry = agent.outbox.lane("telemetry")
-    agent.outbox.discard(telemetry.stream, telemetry.next - 1)
+    events = agent.outbox.lane("event")
+    agent.outbox.discard(events.stream, events.next - 1)
     (accepted,) = agent.sample(now + timedelta(seconds=61))
     assert isinstance(accepted.message, Telemetry)
     assert len(accepted.message.readings) == 100, "what was refused is reported as it is now"
+    agent.close()
+
+
+# -- a clock that is not set, or set in mid-run ---------------------------------------------------
+
+
+class Uptime:
+    """A monotonic clock in hand."""
+
+    def __init__(self, seconds: float = 40.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@contextlib.asynccontextmanager
+async def measuring(agent: Agent) -> AsyncGenerator[None]:
+    task = asyncio.create_task(agent.measure())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+NEVER_SET = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+
+
+async def test_events_before_the_clock_was_set_are_stamped_when_it_is(tmp_path: Path) -> None:
+    alarm, light = Script("alarm-1", "alarm"), Script("lamp-1")
+    config = offline_config(tmp_path, sampling={"poll_interval_s": 0.05})
+    clock, uptime = HandClock(NEVER_SET, "unsynchronized"), Uptime()
+    agent = Agent(config, [alarm, light], clock, monotonic=uptime)
+    told: list[Accepted] = []
+    agent.accepted = told.append
+    async with measuring(agent):
+        await eventually(lambda: light.polls, "polled")
+        alarm.next = [[AlarmSignal("alarm-1", NEVER_SET, "smoke", "raised")]]
+        await eventually(agent.outbox.unstamped, "held on disk")
+        assert not told
+        uptime.seconds += 90
+        alarm.next = [[AlarmSignal("alarm-1", NEVER_SET, "smoke", "restored")]]
+        await eventually(lambda: len(agent.outbox.unstamped()) == 2, "held on disk")
+        uptime.seconds += 10
+        clock.at = T0
+        await eventually(lambda: len(told) == 3, "accepted, and measuring")
+    events = [one.message.event for one in told if isinstance(one.message, EventMessage)]
+    alarms = [one for one in events if isinstance(one, AlarmEvent)]
+    assert [one.phase for one in alarms] == ["raised", "restored"]
+    assert len({one.occurrence for one in alarms}) == 1
+    assert [one.at for one in alarms] == [
+        T0 - timedelta(seconds=100),
+        T0 - timedelta(seconds=10),
+    ]
+    assert agent.outbox.unstamped() == []
+    assert isinstance(told[-1].message, Telemetry)
+    assert told[-1].message.readings[0].at == T0
+    agent.close()
+
+
+async def test_events_of_an_earlier_boot_happened_before_this_one(tmp_path: Path) -> None:
+    config = offline_config(tmp_path, sampling={"poll_interval_s": 0.05})
+    smoke = '{"device":"a-1","at":"2025-01-01T00:00:40Z","kind":"alarm","event":"smoke",'
+    smoke += '"phase":"raised","occurrence":"o-1"}'
+    agent = Agent(config, [], HandClock())
+    agent.outbox.hold([Unstamped("another-boot", 5_000_000, smoke)], {})
+    agent.outbox.hold([Unstamped(boot_id(), 5_000_000, smoke)], {})
+    agent.close()
+    again = Agent(config, [], HandClock(), monotonic=Uptime(60.0))
+    assert again.sample(T0) == []
+    first, second = told_of(again)
+    again.close()
+    assert first == T0 - timedelta(seconds=60)
+    assert second == T0 - timedelta(seconds=55)
+
+
+def told_of(agent: Agent) -> list[datetime]:
+    """The instants of the events in the outbox."""
+    held = agent.outbox.pending("event", after=0, limit=9)
+    found = [parse_event(one.payload).event for one in held]
+    return [one.at for one in found]
+
+
+@pytest.mark.parametrize("step_s", [3_600, -3_600], ids=["ahead", "back"])
+async def test_clock_set_in_mid_run_loses_nothing_and_is_told(
+    tmp_path: Path, step_s: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, light = Script("gate-1", "gate"), Script("lamp-1")
+    config = offline_config(tmp_path, sampling={"poll_interval_s": 0.05})
+    clock = HandClock()
+    agent = Agent(config, [gate, light], clock)
+    told: list[Accepted] = []
+    agent.accepted = told.append
+    expected: list[datetime] = []
+    async with measuring(agent):
+        for number, shift_s in enumerate((0, step_s, -step_s)):
+            clock.step(shift_s + 1)
+            light.next = [[lamp("lamp-1", clock.now(), lit=number % 2 == 0)]]
+            gate.next = [[Passage("gate-1", clock.now(), "forced")]]
+            expected.append(clock.now())
+            await eventually(lambda count=2 * number + 2: len(told) >= count, "told")
+    events = [one.message.event for one in told if isinstance(one.message, EventMessage)]
+    readings = [
+        reading
+        for one in told
+        if isinstance(one.message, Telemetry)
+        for reading in one.message.readings
+    ]
+    assert [one.at for one in events] == expected
+    assert set(expected) <= {one.at for one in readings}
+    assert [one.seq for one in told if one.lane == "event"] == [1, 2, 3]
+    assert caplog.text.count("clock was set") == 2
+    agent.close()
+
+
+async def test_old_telemetry_is_evicted_only_by_a_clock_that_stays_as_it_is(
+    tmp_path: Path,
+) -> None:
+    light = Script("lamp-1")
+    config = offline_config(
+        tmp_path, sampling={"poll_interval_s": 0.05}, outbox={"max_age_h": 24.0}
+    )
+    clock, uptime = HandClock(), Uptime()
+    agent = Agent(config, [light], clock, monotonic=uptime)
+    agent.sample(T0)
+    async with measuring(agent):
+        clock.step(10 * 365 * 86_400)  # somebody, or something, sets it ten years ahead
+        uptime.seconds += 5_000
+        polls = light.polls
+        await eventually(lambda: light.polls > polls + 2, "goes on")
+        assert not agent.outbox.evicted
+        clock.step(4_000)
+        uptime.seconds += 4_000
+        await eventually(lambda: agent.outbox.evicted["telemetry"] == 1, "believed by now")
+    (record,) = agent.outbox.pending("event", after=0, limit=9)
+    gap = parse_event(record.payload).event
+    assert isinstance(gap, GapEvent)
+    assert (gap.first, gap.last) == (1, 1)
     agent.close()
 
 
@@ -206,6 +386,7 @@ async def test_refused_telemetry_is_told_when_it_begins_and_ends(
     )
     agent = Agent(config, lights, clock := HandClock())
     caplog.set_level(logging.INFO)
+    full_of_events(agent)
     with pytest.raises(OutboxFull):
         while True:
             agent.sample(clock.step(60))
@@ -219,8 +400,8 @@ async def test_refused_telemetry_is_told_when_it_begins_and_ends(
         await eventually(lambda: lights[0].polls > polls + 3, "goes on measuring")
         assert told("nothing is accepted") == 1
         await eventually(lambda: ingest.statuses, "connected")
-        telemetry = agent.outbox.lane("telemetry")
-        await ingest.ack({telemetry.stream: telemetry.next - 1})
+        events = agent.outbox.lane("event")
+        await ingest.ack({events.stream: events.next - 1})
         await eventually(lambda: told("accepting again"), "told its end")
     agent.close()
 
@@ -230,7 +411,13 @@ async def test_history_is_replayed_while_publishing_and_live_follows(
 ) -> None:
     """What simulators do: steps through the past, then the agent's own loop."""
     light = Script("lamp-1")
-    config = config_for(tmp_path, broker, "gw-replay", sampling={"poll_interval_s": 0.05})
+    config = config_for(
+        tmp_path,
+        broker,
+        "gw-replay",
+        sampling={"poll_interval_s": 0.05},
+        publishing={"backlog_after_s": 1e9},
+    )
     agent = Agent(config, [light], clock := HandClock())
     async with server(broker, "gw-replay") as ingest, running(agent):
         for minutes in range(0, 24 * 60, 10):

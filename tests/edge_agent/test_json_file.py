@@ -140,6 +140,12 @@ def test_events_of_other_classes(
     assert events(driver(path, kind).poll(T0)) == [expected]
 
 
+def test_event_written_before_the_clock_was_set_happened_at_the_latest_now(path: Path) -> None:
+    put(path, {})
+    tell(path, {"event": "forced", "at": "1970-01-01T00:05:00Z"})
+    assert events(driver(path, "gate").poll(T0)) == [Passage("device-1", T0, "forced")]
+
+
 def test_bad_line_is_left_out_without_telling_its_content(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -214,5 +214,6 @@ def test_second_agent_is_refused_with_a_reason(installation: Installation) -> No
 def test_wrong_command_line_is_told_and_exits_2(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
-    assert "Error" in done.stderr
+    assert "linli-edge" in done.stderr
+    assert "error: " in done.stderr
     assert "Traceback" not in done.stderr

@@ -17,8 +17,9 @@ from edge_agent import topics
 from edge_agent.agent import Agent
 from edge_agent.config import AgentConfig
 from edge_agent.kinds.alarm import AlarmSignal
+from edge_agent.link import explain
 from edge_agent.messages import Command, Config, Rejection
-from edge_agent.publisher import Publisher, explain
+from edge_agent.publisher import Publisher
 from ingest.pki import create_authority, issue_client
 from tests.edge_agent.rig import (
     T0,
@@ -28,6 +29,7 @@ from tests.edge_agent.rig import (
     config_for,
     eventually,
     lamp,
+    noise,
     offline_config,
     running,
     server,
@@ -557,3 +559,182 @@ async def test_stall_is_told_through_a_flapping_link(
         assert agent.publisher.counters.connected > 1
         await stored(agent, ingest)
     agent.close()
+
+
+# -- after an outage ------------------------------------------------------------------------------
+
+
+def old_and_new(agent: Agent, script: Script, clock: HandClock, old: int, new: int) -> None:
+    """Accept a backlog, then, two hours later, what is measured now."""
+    measure(agent, script, clock, old)
+    clock.step(7_200)
+    measure(agent, script, clock, new)
+
+
+async def test_live_goes_first_after_an_outage_and_everything_arrives_once(
+    broker: Broker, tmp_path: Path, script: Script
+) -> None:
+    alarm = Script("alarm-1", "alarm")
+    config = config_for(tmp_path, broker, "gw-outage", publishing={"backlog_messages_per_s": 400})
+    agent, clock = agent_of(config, script, alarm)
+    alarm.next = [[AlarmSignal("alarm-1", clock.now(), "smoke", "raised")]]
+    old_and_new(agent, script, clock, old=300, new=6)
+    async with server(broker, "gw-outage") as ingest, running(agent):
+        ingest.stores = True
+        await eventually(lambda: len(ingest.telemetry) >= 20, "some telemetry arrived")
+        order = [channel for channel, _ in ingest.received if channel != "status"]
+        assert order[0] == "event"
+        assert ingest.lane_seqs("telemetry")[:6] == list(range(301, 307))
+        measure(agent, script, clock, 1)
+        await eventually(lambda: 307 in ingest.lane_seqs("telemetry"), "measured now, sent now")
+        assert len(ingest.telemetry) < 307, "the backlog is not yet through"
+        await eventually(lambda: agent.outbox.depth() == 0, "drained")
+        seqs = ingest.lane_seqs("telemetry")
+        assert sorted(seqs) == list(range(1, 308)), "each once"
+        assert [seq for seq in seqs if seq <= 300] == list(range(1, 301)), "the backlog in order"
+        assert agent.publisher.counters.backlog == 300
+        assert agent.publisher.counters.resent == 0
+        clock.step(60)
+        measure(agent, script, clock, 3)
+        await eventually(lambda: agent.outbox.depth() == 0, "one cursor again")
+        assert ingest.lane_seqs("telemetry")[-3:] == [308, 309, 310]
+    agent.close()
+
+
+async def test_short_outage_is_made_up_for_in_order(
+    broker: Broker, tmp_path: Path, script: Script
+) -> None:
+    agent, clock = agent_of(config_for(tmp_path, broker, "gw-short"), script)
+    measure(agent, script, clock, 60)
+    clock.step(600)
+    measure(agent, script, clock, 3)
+    async with server(broker, "gw-short") as ingest, running(agent):
+        ingest.stores = True
+        await eventually(lambda: agent.outbox.depth() == 0, "drained")
+        assert ingest.lane_seqs("telemetry") == list(range(1, 64))
+    agent.close()
+
+
+async def test_live_beyond_the_watermark_is_not_sent_again_on_a_new_connection(
+    broker: Broker, tmp_path: Path, script: Script, proxy: ProxyFactory
+) -> None:
+    link = proxy(broker.port)
+    publishing = {"backlog_messages_per_s": 1}  # does not get through meanwhile
+    config = config_for(tmp_path, broker, "gw-beyond", port=link.port, publishing=publishing)
+    agent, clock = agent_of(config, script)
+    old_and_new(agent, script, clock, old=100, new=8)
+    stream = agent.outbox.lane("telemetry").stream
+    async with server(broker, "gw-beyond") as ingest, running(agent):
+        ingest.stores = True
+        await eventually(lambda: ingest.seen[stream] >= set(range(101, 109)), "live is stored")
+        await ingest.ack({"foreign": 1})
+        await eventually(lambda: agent.publisher.counters.impossible, "the agent knows so far")
+        assert link.cut()
+        await eventually(lambda: agent.publisher.counters.connected == 2, "connected again")
+        measure(agent, script, clock, 1)
+        await eventually(lambda: 109 in ingest.lane_seqs("telemetry"), "live goes on")
+        assert Counter(ingest.lane_seqs("telemetry"))[101] == 1
+        assert agent.outbox.depth() >= 100, "nothing leaves but by the watermark"
+    agent.close()
+
+
+async def test_backlog_goes_on_where_the_server_tells_no_ranges(
+    broker: Broker, tmp_path: Path, script: Script
+) -> None:
+    """Servers before ranges were told: live stops at its window until the backlog is through."""
+    publishing = {"window": 5, "backlog_messages_per_s": 1_000}
+    config = config_for(tmp_path, broker, "gw-plain", publishing=publishing)
+    agent, clock = agent_of(config, script)
+    old_and_new(agent, script, clock, old=40, new=20)
+    stream = agent.outbox.lane("telemetry").stream
+    async with server(broker, "gw-plain") as ingest, running(agent):
+        seen: set[int] = set()
+        while agent.outbox.depth():
+            seen |= set(ingest.lane_seqs("telemetry"))
+            upto = next(seq for seq in range(1, 62) if seq not in seen) - 1
+            await ingest.ack({stream: upto})
+            await asyncio.sleep(0.01)  # lets the agent and the broker work
+        seqs = ingest.lane_seqs("telemetry")
+        assert seqs[:5] == [41, 42, 43, 44, 45]
+        assert sorted(seqs) == list(range(1, 61))
+    agent.close()
+
+
+async def test_evicted_messages_close_their_range_and_the_rest_drains(
+    broker: Broker, tmp_path: Path
+) -> None:
+    config = config_for(
+        tmp_path, broker, "gw-evict", outbox={"limit_bytes": 1024 * 1024},
+        publishing={"backlog_messages_per_s": 1_000},
+    )  # fmt: skip
+    agent, clock = agent_of(config)
+    while not agent.outbox.evicted["telemetry"]:
+        agent.outbox.append([noise(100)])
+    clock.step(7_200)
+    evicted = agent.outbox.evicted["telemetry"]
+    last = agent.outbox.lane("telemetry").next - 1
+    async with server(broker, "gw-evict") as ingest, running(agent):
+        ingest.stores = True
+        await eventually(lambda: agent.outbox.depth() == 0, "drained", timeout_s=20)
+        assert sorted(ingest.lane_seqs("telemetry")) == list(range(evicted + 1, last + 1))
+    agent.close()
+
+
+# -- a file found on the disk ---------------------------------------------------------------------
+
+
+async def test_old_stream_is_published_only_after_the_server_named_it(
+    broker: Broker, tmp_path: Path, script: Script
+) -> None:
+    config = config_for(tmp_path, broker, "gw-found", sampling={"status_interval_s": 1.0})
+    agent, clock = agent_of(config, script)
+    measure(agent, script, clock, 3)
+    agent.close()
+    again, clock = agent_of(config, script)
+    async with server(broker, "gw-found") as ingest, running(again):
+        ingest.answers = False
+        await eventually(lambda: len(ingest.statuses) >= 2, "asked twice")
+        assert not ingest.telemetry
+        ingest.answers = True
+        await eventually(lambda: len(ingest.telemetry) == 3, "published")
+        assert again.outbox.lane("telemetry").confirmed
+        await stored(again, ingest)
+    again.close()
+
+
+async def test_old_copy_of_the_file_swallows_nothing_new(
+    broker: Broker, tmp_path: Path, script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F19: an image of the card is restored after the original went on."""
+    config = config_for(tmp_path, broker, "gw-image")
+    outbox = config.data / "outbox.db"
+    async with server(broker, "gw-image") as ingest:
+        ingest.stores = True
+        agent, clock = agent_of(config, script)
+        async with running(agent):
+            measure(agent, script, clock, 3)
+            await eventually(lambda: agent.outbox.depth() == 0, "stored")
+        agent.close()
+        image = outbox.read_bytes()
+        agent, _ = agent_of(config, script)
+        async with running(agent):
+            measure(agent, script, clock, 4)
+            await eventually(lambda: agent.outbox.depth() == 0, "the original went on")
+        old = agent.outbox.lane("telemetry").stream
+        agent.close()
+
+        outbox.write_bytes(image)
+        copy, _ = agent_of(config, script)
+        clock.step(60)
+        measure(copy, script, clock, 2)
+        async with running(copy):
+            await eventually(lambda: copy.outbox.depth() == 0, "stored")
+        assert copy.publisher.counters.renewed == 1
+        new = copy.outbox.lane("telemetry").stream
+        copy.close()
+    assert new != old
+    assert "old copy" in caplog.text
+    by_stream = Counter(one.stream for one in ingest.telemetry)
+    assert by_stream == {old: 7, new: 2}
+    instants = [one.readings[0].at for one in ingest.telemetry]
+    assert len(set(instants)) == 9, "nothing swallowed, nothing told twice"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from edge_agent.kinds.base import ReadingBase
 from edge_agent.kinds.bin import BinReading, DepositEvent
 from edge_agent.kinds.gate import GateEvent, GateReading, Passage
 from edge_agent.kinds.lamp import LampReading
+from edge_agent.lanes import AlarmKey
 from edge_agent.messages import (
     PAYLOAD_BYTES_MAX,
     READINGS_SENT_MAX,
@@ -25,9 +26,8 @@ from edge_agent.messages import (
     Telemetry,
     encode,
 )
-from edge_agent.outbox import AlarmKey
 from edge_agent.pseudonyms import Pseudonymizer
-from edge_agent.sampler import READING_BYTES_MAX, Sampler, Step
+from edge_agent.sampler import READING_BYTES_MAX, Sampler, Step, event_draft
 from tests.edge_agent.rig import T0, Script, lamp
 
 CARD = "04A2B9C1"
@@ -56,12 +56,7 @@ def readings(step: Step) -> list[Reading]:
 
 
 def events(step: Step) -> list[Any]:
-    found: list[Any] = []
-    for draft in step.events:
-        message = draft.make("s", 1)
-        assert isinstance(message, EventMessage)
-        found.append(message.event)
-    return found
+    return list(step.events)
 
 
 def take(sampler: Sampler, now: datetime = T0) -> Step:
@@ -171,7 +166,10 @@ def test_each_event_is_a_message_of_its_own_in_order() -> None:
         [DepositEvent(device="bin-1", at=T0 + timedelta(milliseconds=500), weight_kg=1.5)]
     ]
     step = take(sampler_of(first, second))
-    assert [draft.lane for draft in step.events] == ["event"] * 3
+    drafts = [event_draft(one, T0) for one in step.events]
+    assert [draft.lane for draft in drafts] == ["event"] * 3
+    messages = [draft.make("s", 1) for draft in drafts]
+    assert [one.event for one in messages if isinstance(one, EventMessage)] == events(step)
     assert [one.event for one in events(step)] == ["denied", "deposit", "granted"]
 
 
@@ -190,7 +188,7 @@ def test_credential_becomes_a_pseudonym() -> None:
     assert first.credential == second.credential == Pseudonymizer(b"k" * 32).pseudonym(CARD)
     assert first.direction == "in"
     assert third.credential is None
-    assert CARD.encode() not in b"".join(encode(draft.make("s", 1)) for draft in step.events)
+    assert CARD.encode() not in b"".join(encode(one) for one in step.events)
 
 
 Signals = list[tuple[AlarmType, Phase]]
@@ -336,3 +334,18 @@ def test_longest_reading_of_each_class_leaves_room_for_a_full_batch(reading: Rea
 def test_every_class_is_measured() -> None:
     classes: tuple[type[ReadingBase], ...] = get_args(get_args(Reading)[0])
     assert set(classes) == {LampReading, BinReading, GateReading, AlarmReading}
+
+
+@pytest.mark.parametrize("kind", ["gate", "alarm"])
+def test_event_of_a_device_whose_clock_was_never_set_gets_the_instant_of_the_poll(
+    kind: str,
+) -> None:
+    script = Script("d-1", kind)
+    never_set = datetime(1970, 1, 1, 0, 5, tzinfo=UTC)
+    seen = {
+        "gate": Passage("d-1", never_set, "forced"),
+        "alarm": AlarmSignal("d-1", never_set, "smoke", "raised"),
+    }
+    script.next = [[seen[kind]]]
+    (event,) = events(take(sampler_of(script)))
+    assert event.at == T0

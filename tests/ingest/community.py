@@ -135,7 +135,7 @@ class Bench:
         self, topic: str, payload: bytes, *, at: datetime | None = None, retain: bool = False
     ) -> Received:
         self._mid += 1
-        return Received(0, self._mid, 1, topic, payload, retain, at or datetime.now(UTC))
+        return Received(0, self._mid, 1, topic, payload, retain, False, at or datetime.now(UTC))
 
     def batch(
         self,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import get_args
@@ -10,9 +11,10 @@ from typing import get_args
 import pytest
 
 from edge_agent.kinds.alarm import AlarmEvent, AlarmType, Phase
-from edge_agent.kinds.bin import DepositEvent
+from edge_agent.kinds.bin import BinReading, DepositEvent
 from edge_agent.kinds.gate import GateEvent
 from edge_agent.messages import GapEvent, Status
+from ingest.judge import Received
 from tests.ingest.community import EVENT_STREAM, GATEWAY, Bench, feed, found
 from tests.services import Broker
 
@@ -150,3 +152,99 @@ def test_result_of_a_command_nobody_sent_is_refused(bench: Bench) -> None:
     topic = bench.event(1, alarm("test")).topic.replace("/event", "/result")
     feed(bench.events(), bench.received(topic, payload))
     assert bench.value("SELECT reason FROM dead_letter") == "command.unknown"
+
+
+def status_of(seq_oldest: int, seq_next: int, *, stream: str = "s-telemetry") -> Status:
+    return Status.model_validate(
+        {
+            "state": "online",
+            "streams": [
+                {"lane": "telemetry", "stream": stream, "oldest": seq_oldest, "next": seq_next}
+            ],
+        }
+    )
+
+
+def test_what_a_gateway_no_longer_holds_is_known_loss_told_once(bench: Bench) -> None:
+    readings = bench.telemetry()
+    bins = [BinReading(device="c01-bin-001", at=NOW, fill_pct=n) for n in (1, 2)]
+    feed(readings, bench.batch(1, bins[0]), bench.batch(5, bins[1]))
+    writer = bench.events()
+    feed(writer, bench.status(status_of(2, 6)))
+    assert bench.value("SELECT count(*) FROM stream_gap") == 0
+    feed(writer, bench.status(status_of(4, 6)))
+    (gap,) = bench.rows("SELECT first, last, count, cause FROM stream_gap")
+    assert gap == {"first": 2, "last": 3, "count": 2, "cause": "vanished"}
+    feed(writer, bench.status(status_of(4, 6)))
+    (alert,) = bench.rows("SELECT rule, active, acknowledged, params FROM alert")
+    assert (alert["rule"], alert["active"], alert["acknowledged"]) == ("stream.lost", False, False)
+    assert alert["params"]["count"] == 2
+    assert bench.value("SELECT seen::text FROM gateway_stream") == "{[1,4),[5,6)}"
+
+
+def test_eviction_not_yet_heard_of_is_not_taken_for_loss(bench: Bench) -> None:
+    readings = bench.telemetry()
+    feed(readings, bench.batch(9, BinReading(device="c01-bin-001", at=NOW, fill_pct=1)))
+    writer = bench.events()
+    evicted = Status.model_validate(
+        {
+            "state": "online",
+            "streams": [
+                {"lane": "telemetry", "stream": "s-telemetry", "oldest": 9, "next": 10},
+                {"lane": "event", "stream": EVENT_STREAM, "oldest": 1, "next": 2},
+            ],
+        }
+    )
+    feed(writer, bench.status(evicted))
+    assert bench.value("SELECT count(*) FROM stream_gap") == 0
+    gap = GapEvent(lane="telemetry", stream="s-telemetry", first=1, last=8, count=8, at=NOW)
+    feed(writer, bench.event(1, gap), bench.status(evicted))
+    (row,) = bench.rows("SELECT cause, count FROM stream_gap")
+    assert row == {"cause": "evicted", "count": 8}
+
+
+def test_hole_raises_an_alert_with_its_range_and_clears_when_filled(
+    database: str, broker: Broker
+) -> None:
+    found(database, in_service_from=NOW - timedelta(hours=1))
+    bench = Bench(database, broker, rules={"stream.hole": {"on_delay_s": 0}})
+
+    def late(seq: int) -> Received:
+        return bench.event(seq, alarm("test", occurrence=f"o-{seq}"))
+
+    seconds = itertools.count(5, 5)
+
+    def look() -> None:
+        assert writer.connection is not None
+        writer.tick(writer.connection, datetime.now(UTC) + timedelta(seconds=next(seconds)))
+
+    writer = bench.events()
+    feed(writer, late(1), late(4))
+    look()
+    (alert,) = bench.rows("SELECT rule, active, params FROM alert")
+    assert (alert["rule"], alert["active"]) == ("stream.hole", True)
+    assert (alert["params"]["first"], alert["params"]["last"]) == (2, 3)
+    writer = bench.events()  # a restart does not raise it again
+    feed(writer)
+    look()
+    feed(writer, late(2), late(3))
+    look()
+    assert [row["active"] for row in bench.rows("SELECT active FROM alert")] == [False]
+    bench.close()
+
+
+def test_another_content_under_a_stored_number_is_refused_and_kept(bench: Bench) -> None:
+    writer = bench.events()
+    first = bench.event(1, alarm("raised"))
+    feed(writer, first, first)
+    feed(writer, bench.event(1, alarm("raised", event="panic")), first)
+    (letter,) = bench.rows("SELECT reason, seq FROM dead_letter")
+    assert letter == {"reason": "event.conflict", "seq": 1}
+    assert bench.value("SELECT count(*) FROM event_alarm") == 1
+    feed(
+        writer,
+        bench.event(2, alarm("raised", occurrence="o-2")),
+        bench.event(2, alarm("raised", occurrence="o-3")),
+    )
+    assert bench.value("SELECT count(*) FROM dead_letter") == 2
+    assert bench.value("SELECT count(*) FROM event_alarm") == 2

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 
 from edge_agent.kinds.bin import BinReading
 from edge_agent.kinds.lamp import LampReading
+from ingest.store import attempts, dead_letters, streams
 from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
 from tests.services import Broker
 
@@ -178,3 +180,114 @@ def test_device_registered_a_moment_ago_is_known_at_once(bench: Bench, start: da
     feed(writer, bench.batch(1, lamp(start, device="c01-lamp-003")))
     assert bench.value("SELECT count(*) FROM reading_lamp") == 1
     assert bench.value("SELECT count(*) FROM dead_letter") == 0
+
+
+def test_device_that_turns_bad_is_told_once_and_refusals_are_counted(
+    bench: Bench, start: datetime
+) -> None:
+    writer = bench.telemetry()
+    future = datetime.now(UTC) + timedelta(hours=1)
+    for seq in range(1, 9):
+        feed(writer, bench.batch(seq, lamp(future), lamp(start + seq * MINUTE)))
+    (alert,) = bench.rows("SELECT rule, device, params, active FROM alert")
+    assert (alert["rule"], alert["device"]) == ("device.refused", "c01-lamp-001")
+    assert alert["params"] == {"reason": "time.future"}
+    assert bench.value("SELECT sum(count)::int FROM dead_letter_count") == 8
+
+
+def test_raw_bytes_are_kept_for_the_first_refusals_of_a_day_only(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "KEPT_A_DAY_MAX", 3)
+    topic = bench.batch(1, lamp(datetime.now(UTC))).topic
+    writer = bench.telemetry()
+    for _ in range(2):
+        feed(writer, *(bench.received(topic, b"nonsense") for _ in range(2)))
+    assert bench.value("SELECT count(*) FROM dead_letter") == 3
+    assert bench.value("SELECT sum(count)::int FROM dead_letter_count") == 4
+
+
+def test_hole_attack_freezes_the_stream_and_leaves_others_alone(
+    bench: Bench, start: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "RANGES_MAX", 10)
+    writer = bench.telemetry()
+    for seq in range(1, 31, 2):
+        feed(writer, bench.batch(seq, lamp(start + seq * MINUTE)))
+    stored = bench.value("SELECT count(*) FROM reading_lamp")
+    assert stored == 11
+    feed(writer, bench.batch(1, lamp(start, device="c01-lamp-002"), stream="another"))
+    assert bench.value("SELECT count(*) FROM reading_lamp") == stored + 1
+    assert bench.value("SELECT DISTINCT reason FROM dead_letter") == "stream.too_sparse"
+
+
+def test_endless_new_streams_are_refused(bench: Bench, start: datetime) -> None:
+    writer = bench.telemetry()
+    for number in range(20):
+        at = start + number * MINUTE
+        feed(writer, bench.batch(1, lamp(at), stream=f"stream-{number}"))
+    assert bench.value("SELECT count(*) FROM gateway_stream") == streams.NEW_STREAMS_A_DAY_MAX
+    assert bench.value("SELECT DISTINCT reason FROM dead_letter") == "stream.too_many"
+
+
+def test_message_that_ends_the_process_becomes_a_dead_letter(bench: Bench, start: datetime) -> None:
+    poison = replace(bench.batch(1, lamp(start)), dup=True)
+    neighbour = replace(bench.batch(2, lamp(start + MINUTE)), dup=True)
+    for _ in range(2):  # two processes began it and were never heard of again
+        bench.telemetry()
+        with psycopg.connect(bench.dsn, autocommit=True) as conn:
+            attempts.start(conn, "telemetry")
+            attempts.begin(conn, "telemetry", poison.sha256)
+    feed(bench.telemetry(), poison, neighbour)
+    assert bench.value("SELECT reason FROM dead_letter") == "process.crashed"
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 1
+
+
+def ask(bench: Bench, where: str = "true") -> None:
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute(
+            f"UPDATE dead_letter SET replay_asked_at = now() WHERE {where}".encode()  # our own text
+        )
+
+
+def test_refused_reading_is_stored_once_when_it_is_replayed_after_a_fix(
+    bench: Bench, start: datetime
+) -> None:
+    writer = bench.telemetry()
+    message = bench.batch(1, lamp(start), lamp(start, device="c01-lamp-003"))
+    feed(writer, message)
+    assert bench.value("SELECT reason FROM dead_letter") == "device.unknown"
+    ask(bench)
+    feed(bench.telemetry())
+    (letter,) = bench.rows("SELECT replayed_at, replay_result FROM dead_letter")
+    assert letter == {"replayed_at": None, "replay_result": "device.unknown"}
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute(
+            """
+            INSERT INTO device (device, kind, gateway, community, area, in_service_from)
+            VALUES ('c01-lamp-003', 'lamp', %s, 'c01', 'c01', %s)
+            """,
+            (GATEWAY, start),
+        )
+    for _ in range(2):
+        ask(bench, "replayed_at IS NULL")
+        feed(bench.telemetry())
+    feed(bench.telemetry(), message)  # and redelivered once more
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 2
+    assert bench.value("SELECT replay_result FROM dead_letter") == "stored"
+    assert bench.value("SELECT count(*) FROM device_state") == 2
+
+
+def test_whole_message_of_a_gateway_registered_later_is_replayed(
+    bench: Bench, start: datetime
+) -> None:
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute("UPDATE gateway SET status = 'revoked' WHERE gateway = %s", (GATEWAY,))
+    feed(bench.telemetry(), bench.batch(1, lamp(start), lamp(start + MINUTE)))
+    assert bench.value("SELECT reason FROM dead_letter") == "gateway.revoked"
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute("UPDATE gateway SET status = 'active'")
+    ask(bench)
+    feed(bench.telemetry())
+    feed(bench.telemetry())
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 2

@@ -19,11 +19,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # pyright: ignore[reportMissingTypeStubs]
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from deploy.faults.city import City
 from deploy.installation import ROOT, environment, module
 from deploy.services import HOST, Process
 from ingest.registry import add_gateway, import_files
 from tests.services import Broker, until
-from tests.system.city import City
 
 pytestmark = pytest.mark.timeout(300)
 

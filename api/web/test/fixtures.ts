@@ -74,6 +74,7 @@ export function overview(changes: Partial<Overview> = {}): Overview {
         silent: false,
         last_seen_at: '2026-11-21T10:00:00.000Z',
         outbox_messages: 0,
+        outbox_hours: 412.5,
         clock: 'synchronized',
         version: '0.1.0',
       },

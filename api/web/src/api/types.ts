@@ -92,6 +92,7 @@ export interface Gateway {
   readonly silent: boolean;
   readonly last_seen_at: string | null;
   readonly outbox_messages: number | null;
+  readonly outbox_hours: number | null;
   readonly clock: string;
   readonly version: string | null;
 }

@@ -65,7 +65,7 @@ export function Gateways({ items }: { items: readonly Gateway[] }) {
 }
 
 function Row({ gateway }: { gateway: Gateway }) {
-  const { outbox_messages: waiting, clock } = gateway;
+  const { outbox_messages: waiting, outbox_hours: hours, clock } = gateway;
   return (
     <tr
       class={gateway.silent ? 'attention-row' : undefined}
@@ -93,6 +93,14 @@ function Row({ gateway }: { gateway: Gateway }) {
         ) : (
           <span class={waiting > 100 ? 'strong' : undefined}>
             {t('gateway.messages', { count: waiting, n: formatNumber(waiting, language.value) })}
+          </span>
+        )}
+        {hours !== null && (
+          <span class={hours < 24 ? 'state-fault small block' : 'muted small block'}>
+            {t('gateway.capacity', {
+              count: Math.floor(hours),
+              n: formatNumber(Math.floor(hours), language.value),
+            })}
           </span>
         )}
       </td>

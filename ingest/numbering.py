@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which messages of a flush are new, by their numbers; which numbers no honest gateway sends."""
+
+from collections import Counter
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+
+import psycopg
+
+from edge_agent.messages import Lane
+from ingest import failpoints
+from ingest.judge import Judged
+from ingest.store import streams
+from ingest.store.streams import Numbered, StreamKey
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What of a flush is to be stored: ``fresh``, of which ``numbered`` have numbers.
+
+    ``heard`` are the streams of all messages, also of those stored before: their watermarks are
+    told again, or one lost answer would mean an endless resend.
+    """
+
+    fresh: Sequence[Judged]
+    numbered: Sequence[Numbered]
+    heard: frozenset[int]
+
+
+class Numbering:
+    """Deduplicates one lane by message; remembers the ids of streams."""
+
+    def __init__(self, lane: Lane) -> None:
+        """Start knowing no stream."""
+        self._lane: Lane = lane
+        self._ids: dict[StreamKey, int] = {}
+        self._staged: dict[StreamKey, int] = {}
+
+    def forget(self) -> None:
+        """Forget the ids: a lost transaction may have taken back what it made."""
+        self._ids = {}
+        self._staged = {}
+
+    def committed(self) -> None:
+        """Keep the ids that the last `pick` found."""
+        self._ids.update(self._staged)
+
+    def pick(
+        self, conn: psycopg.Connection, judged: Sequence[Judged], gateways: Container[str]
+    ) -> Picked:
+        """Lock the streams of a flush and return what was not stored before.
+
+        Of equal numbers within the flush the first is kept. Messages whose number cannot be read,
+        or may not be used, are fresh without a number: dead letters.
+        """
+        firsts: dict[tuple[StreamKey, int], int] = {}
+        unnumbered: list[int] = []
+        repeats: list[tuple[int, int]] = []
+        for index, item in enumerate(judged):
+            if item.gateway is None or item.stream is None or item.seq is None:
+                unnumbered.append(index)
+                continue
+            if item.gateway not in gateways:
+                unnumbered.append(index)
+                continue
+            first = firsts.setdefault(((item.gateway, item.stream), item.seq), index)
+            if first != index:
+                repeats.append((index, first))
+        ids = self._staged = self._known(conn, {key for key, _ in firsts})
+        numbered: list[Numbered] = []
+        for (key, seq), index in firsts.items():
+            if key in ids:
+                numbered.append(Numbered(index, ids[key], seq))
+            else:
+                judged[index].refuse_all("stream.too_many", "too many new streams in a day")
+                unnumbered.append(index)
+        heard = frozenset(number.stream_id for number in numbered)
+        new = streams.lock_and_pick_new(conn, numbered) if numbered else set[int]()
+        if failpoints.active(failpoints.SKIP_DEDUPE):
+            new = {number.index for number in numbered}
+        frozen = streams.too_sparse(conn, sorted(heard)) if heard else set[int]()
+        for number in numbered:
+            if number.stream_id in frozen and number.index in new:
+                detail = f"over {streams.RANGES_MAX} ranges"
+                judged[number.index].refuse_all("stream.too_sparse", detail)
+                new.discard(number.index)
+                unnumbered.append(number.index)
+        if self._lane == "event":
+            by_index = {number.index: number for number in numbered}
+            again = [
+                replace(by_index[first], index=index)
+                for index, first in repeats
+                if first in by_index
+            ]
+            for index in _contradicting(conn, numbered, new, again, judged):
+                judged[index].refuse_all("event.conflict", "another content under this number")
+                unnumbered.append(index)
+        return Picked(
+            [judged[index] for index in sorted({*new, *unnumbered})],
+            [number for number in numbered if number.index in new],
+            heard,
+        )
+
+    def _known(self, conn: psycopg.Connection, wanted: set[StreamKey]) -> dict[StreamKey, int]:
+        """Return the ids of streams, making new ones as long as a gateway begins few enough."""
+        ids = {key: self._ids[key] for key in wanted if key in self._ids}
+        unknown = sorted(wanted - ids.keys())
+        if unknown:
+            ids.update(streams.ids_of(conn, unknown))
+        new = [key for key in unknown if key not in ids]
+        if new:
+            begun = Counter(streams.new_streams_today(conn, sorted({key[0] for key in new})))
+            allowed: list[StreamKey] = []
+            for key in new:
+                begun[key[0]] += 1
+                if begun[key[0]] <= streams.NEW_STREAMS_A_DAY_MAX:
+                    allowed.append(key)
+            if allowed:
+                ids.update(streams.ensure(conn, self._lane, allowed))
+        return ids
+
+
+def _contradicting(
+    conn: psycopg.Connection,
+    numbered: Sequence[Numbered],
+    new: set[int],
+    again: Sequence[Numbered],
+    judged: Sequence[Judged],
+) -> set[int]:
+    """Keep the content of new events; return those with another content under a number stored.
+
+    Telemetry keeps no content by message, which is the price of speed.
+    """
+
+    def digests(messages: Sequence[Numbered]) -> list[tuple[Numbered, bytes]]:
+        return [(one, judged[one.index].message.sha256) for one in messages]
+
+    streams.keep_digests(conn, digests([one for one in numbered if one.index in new]))
+    known = [*(one for one in numbered if one.index not in new), *again]
+    return streams.contradicting(conn, digests(known)) if known else set()

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which messages were begun by processes that did not end in order.
+
+A message that ends the process would come again for ever; counting before it is begun finds it.
+"""
+
+from typing import Final
+
+from psycopg import Connection
+
+ATTEMPTS_MAX: Final = 3
+
+
+def start(conn: Connection, lane: str) -> bool:
+    """Note that a process of this lane runs; return whether the last one ended in order."""
+    with conn.transaction():
+        row = conn.execute("SELECT clean FROM ingest_lane WHERE lane = %s", (lane,)).fetchone()
+        conn.execute(
+            """
+            INSERT INTO ingest_lane (lane, clean) VALUES (%s, false)
+            ON CONFLICT (lane) DO UPDATE SET clean = false
+            """,
+            (lane,),
+        )
+    return row is None or row[0]
+
+
+def end(conn: Connection, lane: str) -> None:
+    """Note that the process of this lane ends in order."""
+    with conn.transaction():
+        conn.execute("UPDATE ingest_lane SET clean = true WHERE lane = %s", (lane,))
+        forget(conn, lane)
+
+
+def begin(conn: Connection, lane: str, sha256: bytes) -> int:
+    """Count, committed, that a message is begun; return how often it was, this time included."""
+    with conn.transaction():
+        row = conn.execute(
+            """
+            INSERT INTO ingest_attempt AS a (lane, sha256, attempts) VALUES (%s, %s, 1)
+            ON CONFLICT (lane, sha256) DO UPDATE SET attempts = a.attempts + 1
+            RETURNING attempts
+            """,
+            (lane, sha256),
+        ).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def forget(conn: Connection, lane: str) -> None:
+    """Forget what was counted: what was redelivered is through."""
+    conn.execute("DELETE FROM ingest_attempt WHERE lane = %s", (lane,))
