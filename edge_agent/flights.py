@@ -33,6 +33,9 @@ class Cursor:
     moved_at: float = 0.0
     #: Loop time at which the whole flight was last sent again.
     resent_at: float = 0.0
+    #: What had been published when it was last sent again. Messages arrive in order, so one beyond
+    #: it that is stored proves of those before it that they were lost on their way.
+    resent_max: int = 0
 
     @property
     def flying(self) -> bool:
@@ -53,6 +56,7 @@ class Cursor:
         """Have all that is not stored sent again."""
         self.sent = self.stored
         self.resent_at = now
+        self.resent_max = self.sent_max
 
     def silent_s(self, now: float) -> float:
         """Return how long nothing has been stored, and nothing was sent again."""
@@ -104,6 +108,13 @@ class Flight:
         """Take what is stored above the watermark; ranges that cannot be are left out."""
         self.beyond = tuple(
             (first, last) for first, last in sorted(ranges) if first <= last < state.next
+        )
+
+    def lost(self, cursor: Cursor) -> bool:
+        """Return whether something of a cursor's run was certainly lost since it was resent."""
+        return any(
+            cursor.stored + 1 < first and cursor.resent_max < last <= cursor.sent
+            for first, last in self.beyond
         )
 
     def room(self, cursor: Cursor, window: int) -> int:

@@ -24,6 +24,7 @@ from edge_agent.messages import Status, encode
 CONNECT_TIMEOUT_S: Final = 10.0
 FAREWELL_TIMEOUT_S: Final = 2.0
 _RECEIVE_MAXIMUM: Final = 100
+NO_MATCHING_SUBSCRIBERS: Final = 0x10
 
 
 class Link(aiomqtt.Client):
@@ -109,7 +110,8 @@ class Link(aiomqtt.Client):
         properties: Properties,
     ) -> None:
         super()._on_publish(client, userdata, mid, reason_code, properties)
-        if reason_code.is_failure:
+        # No failure by the standard, and yet nobody got it (MQTT 5.0, 3.4.2.1).
+        if reason_code.is_failure or reason_code.value == NO_MATCHING_SUBSCRIBERS:
             self._on_refused(str(reason_code))
 
     def _on_disconnect(

@@ -486,7 +486,7 @@ REASONS: Final[Mapping[str, str]] = {
     "time.too_old": "older than readings are taken",
     "seq.range": f"`seq` outside 1 to {SEQ_MAX}",
     "seq.type": "`seq` is not an integer",
-    "gap.range": "a gap whose numbers contradict each other",
+    "gap.range": "a gap whose numbers contradict each other, or reach further than any stream",
     "batch.empty": "no readings",
     "batch.too_many": "more entries in a list than allowed",
     "topic.malformed": "not a topic of the contract, or not a gateway id in it",

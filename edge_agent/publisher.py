@@ -51,6 +51,9 @@ PIECE: Final = 10
 REJECTIONS_MAX: Final = 1_000
 # How often the server is asked how far streams found on the disk are stored, until it answers.
 CONFIRM_INTERVAL_S: Final = 5.0
+# After how long a flight goes again of which the broker refused something, or reached nobody with
+# it: rights come back, subscribers too, and a probe every few seconds costs little.
+REFUSED_RESEND_AFTER_S: Final = 5.0
 _LANES: Final[tuple[Lane, ...]] = ("event", "telemetry")
 
 
@@ -110,6 +113,7 @@ class Publisher:
         # Loop time at which the present connection was made; None while there is none.
         self._born_at: float | None = None
         self._lost_at = 0.0
+        self._refused_at = float("-inf")  # loop time
         self._flights: dict[Lane, Flight] = {lane: Flight() for lane in _LANES}
         self._pace = Pace(config.publishing.backlog_messages_per_s)
         self._topics = _Topics(config.gateway)
@@ -336,14 +340,23 @@ class Publisher:
                 self._config.gateway, lane, main.stored + 1, now - main.moved_at,
             )  # fmt: skip
         for cursor in flight.cursors():
-            if cursor.flying and cursor.silent_s(now) >= publishing.resend_after_s:
+            if flight.lost(cursor) or (
+                cursor.flying and cursor.silent_s(now) >= self._resend_after_s(cursor)
+            ):
                 cursor.begin_again(now)
+
+    def _resend_after_s(self, cursor: Cursor) -> float:
+        """Return how long a flight may stand still: less where the broker said it took nothing."""
+        resend_after_s = self._config.publishing.resend_after_s
+        if self._refused_at > cursor.resent_at:
+            return min(REFUSED_RESEND_AFTER_S, resend_after_s)
+        return resend_after_s
 
     def _patience_s(self) -> float | None:
         """Return after how long the flights must be looked at again; None: nothing is in flight."""
         now = asyncio.get_running_loop().time()
         waits = [
-            self._config.publishing.resend_after_s - cursor.silent_s(now)
+            self._resend_after_s(cursor) - cursor.silent_s(now)
             for flight in self._flights.values()
             for cursor in flight.cursors()
             if cursor.flying
@@ -356,6 +369,8 @@ class Publisher:
     def _refused(self, reason: str) -> None:
         """Count a PUBACK that said no; the message stays in the outbox and is sent again."""
         self.counters.refused[reason] += 1
+        self._refused_at = asyncio.get_running_loop().time()
+        self._work.set()
         self._tell_once("broker refuses what is published", reason)
 
     # -- down ---------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ out only for what `acknowledge` is given, which is what was committed.
 
 import logging
 import ssl
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edge_agent.messages import PAYLOAD_BYTES_MAX
 from edge_agent.topics import PREFIX, QOS
 from ingest.judge import Received
+from ingest.presence import Hearing
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ PACKET_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 8192
 _SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 _KEEPALIVE_S: Final = 30
 _RECONNECT_DELAY_MAX_S: Final = 10
+# Sent twice a second; with a heartbeat each second, a break that passes unnoticed is still no
+# three heartbeats long.
+_PROBE_BREAK: Final = timedelta(seconds=2)
 # Retained status is wanted once per subscription, retained telemetry never.
 _SEND_RETAINED: Final = 0
 _DO_NOT_SEND_RETAINED: Final = 2
@@ -72,8 +77,9 @@ class Consumer:
         self._generation = 0
         self._started = False
         self._connected = False
-        # Since when we hear: the broker confirmed the subscription.
-        self.connected_since: datetime | None = None
+        # The broker confirmed the subscription.
+        self.connected = False
+        self.hearing = Hearing(_PROBE_BREAK)
         self.sessions_lost = 0
         # Monotonic: when a probe last came round, or the subscription was made.
         self.probed_at = time.monotonic()
@@ -89,15 +95,12 @@ class Consumer:
         # paho leaves the parameter's type unsaid.
         self._client.tls_set_context(context)  # pyright: ignore[reportUnknownMemberType]
         self._client.reconnect_delay_set(1, _RECONNECT_DELAY_MAX_S)
+        self._told = ""  # why there is no connection: once when it begins, not each time
         self._client.on_connect = self._on_connect
+        self._client.on_connect_fail = self._on_connect_fail
         self._client.on_subscribe = self._on_subscribe
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker confirmed the subscription and the link was not lost since."""
-        return self.connected_since is not None
 
     @property
     def alive(self) -> bool:
@@ -130,7 +133,8 @@ class Consumer:
         if not self._started:
             return
         self._started = False
-        self._connected = False  # on purpose: not a loss to be told
+        self._connected = self.connected = False  # on purpose: not a loss to be told
+        self.hearing.lost()
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -177,6 +181,8 @@ class Consumer:
         if message.topic != self.probe_topic:
             return False
         self.probed_at = time.monotonic()
+        if message.generation == self._generation:
+            self.hearing.came_round(message.received_at)
         return True
 
     def acknowledge(self, messages: Sequence[Received]) -> None:
@@ -201,8 +207,9 @@ class Consumer:
     ) -> None:
         del userdata, properties
         if reason.is_failure:
-            log.warning("broker refused us identity=%s reason=%s", self.identity, reason)
+            self._tell_unreachable(f"refused us: {reason}")
             return
+        self._told = ""
         # What was received on the old connection and not yet taken comes again on this one.
         self._generation += 1
         self._queue.clear()
@@ -229,6 +236,19 @@ class Consumer:
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             log.error("subscribing failed identity=%s code=%s", self.identity, code)
 
+    def _on_connect_fail(self, client: Client, userdata: object) -> None:
+        del client, userdata
+        # paho calls this while it handles the error, and passes it to nobody.
+        self._tell_unreachable(str(sys.exc_info()[1] or "no reason given"))
+
+    def _tell_unreachable(self, reason: str) -> None:
+        if reason != self._told:
+            self._told = reason
+            log.warning(
+                "broker out of reach, retrying identity=%s broker=%s:%d reason=%s",
+                self.identity, *self._address, reason,
+            )  # fmt: skip
+
     def _on_subscribe(
         self,
         client: Client,
@@ -242,8 +262,9 @@ class Consumer:
         if refused:
             log.error("broker refused subscription identity=%s reasons=%s", self.identity, refused)
         else:
-            self.connected_since = datetime.now(UTC)
+            self.connected = True
             self.probed_at = time.monotonic()
+            self.probe()
 
     def _on_disconnect(
         self,
@@ -256,8 +277,11 @@ class Consumer:
         del client, userdata, flags, properties
         if self._connected:
             log.warning("broker lost identity=%s reason=%s", self.identity, reason)
-        self._connected = False
-        self.connected_since = None
+        elif self._started:
+            # Under TLS 1.3 the certificate is judged only after the handshake.
+            self._tell_unreachable(f"closed before CONNACK ({reason}): is our certificate refused?")
+        self._connected = self.connected = False
+        self.hearing.lost()
 
     def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:
         del client, userdata

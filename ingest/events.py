@@ -195,18 +195,19 @@ class EventWriter(Writer):
             }
         return [alerts.Change(rule.id, rule.severity, subject, decision, now, stream, params)]
 
-    def _gap_is_bounded(self, conn: psycopg.Connection, gateway: str, stream: str) -> str | None:
+    def _gap_fault(self, conn: psycopg.Connection, gateway: str, gap: GapEvent) -> str | None:
         """Return why a gap may not be recorded: gaps make streams and ranges, as messages do."""
-        known = streams.ids_of(conn, [(gateway, stream)])
-        if known:
-            ids = list(known.values())
-            return "stream.too_sparse" if streams.too_sparse(conn, ids) else None
-        begun = streams.new_streams_today(conn, [gateway]).get(gateway, 0)
-        return "stream.too_many" if begun >= streams.NEW_STREAMS_A_DAY_MAX else None
+        key = (gateway, gap.stream)
+        known = streams.ids_of(conn, [key])
+        if not known:
+            begun = streams.new_streams_today(conn, [gateway]).get(gateway, 0)
+            if begun >= streams.NEW_STREAMS_A_DAY_MAX:
+                return "stream.too_many"
+        return streams.gap_fault(conn, known.get(key, 0), gap.first, gap.last)
 
     def _store_gap(self, conn: psycopg.Connection, item: Judged, gap: GapEvent) -> None:
         assert item.gateway is not None
-        reason = self._gap_is_bounded(conn, item.gateway, gap.stream)
+        reason = self._gap_fault(conn, item.gateway, gap)
         if reason is not None:
             item.refuse_all(reason, gap.stream)
             dead_letters.insert(conn, self.lane, item.letters)
@@ -262,7 +263,7 @@ class EventWriter(Writer):
         flipped: list[tuple[Gateway, bool]] = []
         for gateway in self.registry.gateways.values():
             limit = self._silence_intervals * self._interval(gateway)
-            silent = is_silent(self._last_heard(gateway), self.listening_since, now, limit)
+            silent = is_silent(self._last_heard(gateway), self.listening, limit)
             if silent is not None and silent != self._is_silent(gateway):
                 flipped.append((gateway, silent))
         save_all = now - self._presence_saved_at >= _SAVE_INTERVAL

@@ -4,6 +4,7 @@
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import psycopg
 
@@ -78,13 +79,11 @@ class Numbering:
         new = streams.lock_and_pick_new(conn, numbered) if numbered else set[int]()
         if failpoints.active(failpoints.SKIP_DEDUPE):
             new = {number.index for number in numbered}
-        frozen = streams.too_sparse(conn, sorted(heard)) if heard else set[int]()
-        for number in numbered:
-            if number.stream_id in frozen and number.index in new:
-                detail = f"over {streams.RANGES_MAX} ranges"
-                judged[number.index].refuse_all("stream.too_sparse", detail)
-                new.discard(number.index)
-                unnumbered.append(number.index)
+        for index in _too_sparse(conn, [number for number in numbered if number.index in new]):
+            detail = f"over {streams.RANGES_MAX} ranges"
+            judged[index].refuse_all("stream.too_sparse", detail)
+            new.discard(index)
+            unnumbered.append(index)
         if self._lane == "event":
             by_index = {number.index: number for number in numbered}
             again = [
@@ -118,6 +117,26 @@ class Numbering:
             if allowed:
                 ids.update(streams.ensure(conn, self._lane, allowed))
         return ids
+
+
+def _too_sparse(conn: psycopg.Connection, new: Sequence[Numbered]) -> set[int]:
+    """Return which new messages would make yet another hole in a stream that has too many.
+
+    What fills holes, or goes on where a range ends, is taken: so such a stream can heal.
+    """
+    frozen = streams.too_sparse(conn, sorted({one.stream_id for one in new})) if new else set[int]()
+    concerned = [one for one in new if one.stream_id in frozen]
+    if not concerned:
+        return set()
+    joined = streams.adjoining(conn, concerned)
+    # Neighbours within the flush carry it on, upwards and downwards.
+    upwards = sorted(concerned, key=lambda one: (one.stream_id, one.seq))
+    for ordered, step in ((upwards, 1), (upwards[::-1], -1)):
+        for before, one in pairwise(ordered):
+            near = (before.stream_id, before.seq + step) == (one.stream_id, one.seq)
+            if near and before.index in joined:
+                joined.add(one.index)
+    return {one.index for one in concerned} - joined
 
 
 def _contradicting(

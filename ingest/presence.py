@@ -7,6 +7,7 @@ ingest itself could hear, so its own outage, or the broker's, makes no gateway s
 
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 StreamKey = tuple[str, str]  # gateway, stream
@@ -65,20 +66,61 @@ class Presence:
         return self._heard_since.get(gateway, datetime.min.replace(tzinfo=UTC))
 
 
-def is_silent(
-    last: datetime | None, listening_since: datetime | None, now: datetime, limit: timedelta
-) -> bool | None:
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The time without a break in which what was published certainly reached us."""
+
+    since: datetime
+    until: datetime
+
+    def after(self, moment: datetime) -> "Listening":
+        """Return what is left of it from ``moment`` on."""
+        return Listening(max(self.since, moment), self.until)
+
+
+class Hearing:
+    """One lane's proof that it hears: its own probes, which come round through the broker.
+
+    A connection that stands proves nothing: a broker that is frozen, or a link that swallows what
+    it is given, leaves it standing for as long as keep-alive allows.
+    """
+
+    def __init__(self, break_limit: timedelta) -> None:
+        """Take how long probes may stay away before that is a break."""
+        self._break_limit = break_limit
+        self._listening: Listening | None = None
+
+    @property
+    def listening(self) -> Listening | None:
+        """Since when, and up to when, everything was heard; None where nothing proves it."""
+        return self._listening
+
+    def came_round(self, at: datetime) -> None:
+        """Note a probe, by its receipt time."""
+        known = self._listening
+        if known is None or not timedelta() <= at - known.until <= self._break_limit:
+            self._listening = Listening(at, at)
+        else:
+            self._listening = Listening(known.since, at)
+
+    def lost(self) -> None:
+        """Note that the link is gone."""
+        self._listening = None
+
+
+def is_silent(last: datetime | None, listening: Listening | None, limit: timedelta) -> bool | None:
     """Return whether somebody last heard at ``last`` is silent.
 
     Args:
         last: When it was last heard; None where it never was.
-        listening_since: Since when ingest could have heard it; None while it cannot.
-        now: Receipt time.
+        listening: When ingest could have heard it; None while it cannot.
         limit: How long silence may last.
 
     Returns:
-        None where nothing can be said: never heard, or not listened to.
+        None where nothing can be said: never heard, or not listened to for long enough.
     """
-    if last is None or listening_since is None:
+    if last is None or listening is None:
         return None
-    return now - max(last, listening_since) > limit
+    if listening.until - last <= limit:
+        return False
+    return True if listening.until - listening.since > limit else None

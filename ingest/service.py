@@ -31,9 +31,8 @@ TELEMETRY_IDENTITY: Final = "ingest-telemetry-00"
 EVENT_IDENTITY: Final = "ingest-event-00"
 _WATCH_INTERVAL_S: Final = 0.5
 _STOP_S: Final = 5.0
-# A probe goes round through broker, network thread, queue and writer this often; when none came
-# back, and the writer's loop did not turn, for as long as the limit, the process ends.
-_PROBE_INTERVAL_S: Final = 5.0
+# When no probe came round through broker, network thread, queue and writer, or the writer's loop
+# did not turn, for as long as this, the process ends.
 _HANG_S: Final = 60.0
 
 
@@ -146,7 +145,6 @@ def _work(config: Config, writers: tuple[Writer, ...]) -> None:
         thread.start()
     gc.freeze()
     # A dead thread would look like silence: end the process, so that it is started anew.
-    probed_at = time.monotonic()
     while not stopping.wait(_WATCH_INTERVAL_S):
         now = time.monotonic()
         for writer, thread in zip(writers, threads, strict=True):
@@ -154,10 +152,7 @@ def _work(config: Config, writers: tuple[Writer, ...]) -> None:
                 raise OperatorError(f"the {writer.lane} lane ended by an error, see the log above")
             writer.abort_if_stuck(now)
             _check_progress(writer, now)
-        if now - probed_at >= _PROBE_INTERVAL_S:
-            probed_at = now
-            for writer in writers:
-                writer.consumer.probe()
+            writer.consumer.probe()
     for writer in writers:
         writer.stop()
     for thread in threads:

@@ -126,8 +126,8 @@ class TelemetryWriter(Writer):
 
     def _check_silence(self, conn: psycopg.Connection, now: datetime) -> None:
         rule = self.rules.get(DEVICE_SILENT.id)
-        listening_since = self.listening_since
-        if rule is None or listening_since is None:
+        listening = self.listening
+        if rule is None or listening is None:
             return
         for device, state in self.projection.known():
             if device.life != "in_service":
@@ -138,8 +138,7 @@ class TelemetryWriter(Writer):
                 continue
             silent = is_silent(
                 state.received_at,
-                max(listening_since, heard_since),
-                now,
+                listening.after(heard_since),
                 device.max_silence + rule.on_delay,
             )
             if silent is not None:

@@ -33,7 +33,7 @@ from ingest.errors import Rejected, Unavailable
 from ingest.judge import Judge, Judged, Limits, Received
 from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
 from ingest.numbering import Numbering
-from ingest.presence import Presence
+from ingest.presence import Listening, Presence
 from ingest.projection import Projection, subject_of
 from ingest.refusals import Refusals
 from ingest.rules import RuleBook
@@ -138,12 +138,12 @@ class Writer(ABC):
         return self._downlink
 
     @property
-    def listening_since(self) -> datetime | None:
-        """Since when this lane hears and stores without a break; None while it does not."""
-        connected_since = self.consumer.connected_since
-        if connected_since is None or self.healthy_since is None:
+    def listening(self) -> Listening | None:
+        """When this lane heard and stored without a break; None while it does not."""
+        heard = self.consumer.hearing.listening
+        if heard is None or self.healthy_since is None:
             return None
-        return max(connected_since, self.healthy_since)
+        return heard.after(self.healthy_since)
 
     def stop(self) -> None:
         """Let `run` return after the flush in hand."""

@@ -13,6 +13,9 @@ StreamKey = tuple[str, str]  # gateway, stream
 # Beyond these a gateway is broken or hostile; each range costs every later message.
 RANGES_MAX: Final = 1_000
 NEW_STREAMS_A_DAY_MAX: Final = 16
+# How far beyond what a stream is known for a gap may reach: years of messages, and yet not all
+# numbers there are, which would make a duplicate of whatever comes later.
+GAP_AHEAD_MAX: Final = 100_000_000
 # Ranges beyond the watermark that an ack names.
 BEYOND_MAX: Final = 16
 
@@ -285,3 +288,38 @@ def too_sparse(conn: Connection, ids: Sequence[int]) -> set[int]:
         (list(ids), RANGES_MAX),
     ).fetchall()
     return {stream_id for (stream_id,) in rows}
+
+
+def adjoining(conn: Connection, messages: Sequence[Numbered]) -> set[int]:
+    """Return the indices of messages next to one that is stored: they make no further range."""
+    rows = conn.execute(
+        """
+        SELECT m.i
+        FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) AS m (i, id, seq)
+        JOIN gateway_stream AS g USING (id)
+        WHERE g.seen @> m.seq - 1 OR g.seen @> m.seq + 1
+        """,
+        (
+            [message.index for message in messages],
+            [message.stream_id for message in messages],
+            [message.seq for message in messages],
+        ),
+    ).fetchall()
+    return {index for (index,) in rows}
+
+
+def gap_fault(conn: Connection, stream_id: int, first: int, last: int) -> str | None:
+    """Return why a gap of a stream cannot be believed, as a reason; None where it can."""
+    row = conn.execute(
+        """
+        SELECT coalesce(upper(seen), 1),
+               (SELECT count(*) FROM unnest(seen)) > %s
+               AND NOT (seen && int8range(%s, %s, '[]') OR seen -|- int8range(%s, %s, '[]'))
+        FROM gateway_stream WHERE id = %s
+        """,
+        (RANGES_MAX, first, last, first, last, stream_id),
+    ).fetchone()
+    following, sparse = row or (1, False)
+    if last - following >= GAP_AHEAD_MAX:
+        return "gap.range"
+    return "stream.too_sparse" if sparse else None

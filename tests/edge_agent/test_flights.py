@@ -168,6 +168,31 @@ def test_impossible_ranges_are_left_out(ranges: list[tuple[int, int]]) -> None:
     assert link.flight.beyond == ((6, 7),)
 
 
+def test_message_stored_behind_others_proves_them_lost_once() -> None:
+    link = Link(20, seed=1, loss=0.0)
+    flight = link.flight
+    for _ in range(5):
+        link.step()
+    main = flight.main
+    link.stored -= {2, 3}
+    link.answer()
+    flight.look(link.state, link.now)
+    assert flight.lost(main)
+    main.begin_again(link.now)
+    # What is under way again is not lost because the same answer comes again.
+    for _ in range(2):
+        link.step()
+    link.stored -= {2, 3}
+    link.answer()
+    assert link.sent[-2:] == [2, 3]
+    assert not flight.lost(main)
+    # A later one that arrived is a new proof.
+    link.step()
+    link.answer()
+    assert link.sent[-1] == 6
+    assert flight.lost(main)
+
+
 def test_new_stream_forgets_what_was_under_way() -> None:
     link = Link(backlog=10, seed=1, loss=0)
     for _ in range(4):

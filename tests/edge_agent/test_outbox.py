@@ -691,7 +691,6 @@ def test_disk_filled_by_somebody_else_costs_nothing_that_was_accepted(tmp_path: 
     assert happened["evicted after"] == 0
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the disk fail")
 @pytest.mark.parametrize("nth", [1, 2, 3, 5, 8, 12])
 def test_failed_flush_to_the_disk_accepts_nothing_that_could_be_lost(
     tmp_path: Path, nth: int

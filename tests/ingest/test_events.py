@@ -15,6 +15,8 @@ from edge_agent.kinds.bin import BinReading, DepositEvent
 from edge_agent.kinds.gate import GateEvent
 from edge_agent.messages import GapEvent, Status
 from ingest.judge import Received
+from ingest.presence import Hearing
+from ingest.store import streams
 from tests.ingest.community import EVENT_STREAM, GATEWAY, Bench, feed, found
 from tests.services import Broker
 
@@ -103,6 +105,19 @@ def test_gap_closes_the_hole_and_says_how_many_are_missing(bench: Bench) -> None
     assert bench.value("SELECT count FROM stream_gap") == 3
 
 
+@pytest.mark.parametrize("first", [1, 2**53 - 1 - streams.GAP_AHEAD_MAX])
+def test_gap_that_would_swallow_the_stream_is_refused(bench: Bench, first: int) -> None:
+    writer = bench.events()
+    last = 2**53 - 1
+    gap = GapEvent(
+        lane="telemetry", stream="s-t", first=first, last=last, count=last - first + 1, at=NOW
+    )
+    feed(writer, bench.event(1, gap))
+    assert bench.value("SELECT reason FROM dead_letter") == "gap.range"
+    assert bench.rows("SELECT seen FROM gateway_stream WHERE stream = 's-t'") == []
+    assert bench.value("SELECT count(*) FROM stream_gap") == 0
+
+
 def test_gateway_is_silent_after_three_missed_heartbeats_and_heard_again(
     bench: Bench,
 ) -> None:
@@ -110,7 +125,9 @@ def test_gateway_is_silent_after_three_missed_heartbeats_and_heard_again(
     writer = bench.events()
     feed(writer)
     # The lane has been listening all the while; only the gateway says nothing.
-    writer.healthy_since = writer.consumer.connected_since = now - timedelta(hours=1)
+    writer.healthy_since = now - timedelta(hours=1)
+    hearing = writer.consumer.hearing = Hearing(timedelta(hours=1))
+    hearing.came_round(now - timedelta(minutes=30))
     status = Status(state="online", status_interval_s=5, agent_version="0.1.0")
 
     def alerts() -> list[tuple[str, bool]]:
@@ -119,6 +136,7 @@ def test_gateway_is_silent_after_three_missed_heartbeats_and_heard_again(
 
     def look(now: datetime) -> None:
         assert writer.connection is not None
+        hearing.came_round(now)
         writer.tick(writer.connection, now)
 
     feed(writer, bench.status(status, at=now))
@@ -141,10 +159,39 @@ def test_gateway_is_silent_after_three_missed_heartbeats_and_heard_again(
 def test_unheard_ingest_makes_no_gateway_silent(bench: Bench) -> None:
     writer = bench.events()
     feed(writer, bench.status(Status(state="online", status_interval_s=5), at=NOW))
-    assert writer.consumer.connected_since is None
+    assert writer.listening is None
     assert writer.connection is not None
     writer.tick(writer.connection, NOW + timedelta(hours=1))
     assert bench.value("SELECT count(*) FROM alert") == 0
+
+
+def test_frozen_broker_makes_no_gateway_silent_and_none_heard(bench: Bench) -> None:
+    now = datetime.now(UTC)
+    writer = bench.events()
+    feed(writer)
+    writer.healthy_since = now - timedelta(hours=1)
+    hearing = writer.consumer.hearing
+    status = Status(state="online", status_interval_s=5)
+
+    def silent_at(second: int, *, probe: bool) -> bool:
+        assert writer.connection is not None
+        if probe:
+            hearing.came_round(now + timedelta(seconds=second))
+        writer.tick(writer.connection, now + timedelta(seconds=second))
+        return bench.value("SELECT silent FROM gateway WHERE gateway = %s", GATEWAY)
+
+    feed(writer, bench.status(status, at=now))
+    hearing.came_round(now)
+    # The connection stands, no probe comes round: nothing is known.
+    assert not any(silent_at(second, probe=False) for second in range(2, 40, 2))
+    # It thaws; what gateways say may take its time.
+    assert not any(silent_at(second, probe=True) for second in range(40, 56, 2))
+    assert silent_at(56, probe=True)
+    # Frozen again: that it was silent is the last that is known.
+    assert silent_at(90, probe=False)
+    assert silent_at(92, probe=True)
+    feed(writer, bench.status(status, at=now + timedelta(seconds=93)))
+    assert not silent_at(94, probe=True)
 
 
 def test_result_of_a_command_nobody_sent_is_refused(bench: Bench) -> None:

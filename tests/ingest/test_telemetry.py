@@ -221,6 +221,25 @@ def test_hole_attack_freezes_the_stream_and_leaves_others_alone(
     assert bench.value("SELECT DISTINCT reason FROM dead_letter") == "stream.too_sparse"
 
 
+def test_frozen_stream_heals_by_what_fills_its_holes(
+    bench: Bench, start: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "RANGES_MAX", 10)
+    writer = bench.telemetry()
+    feed(writer, *(bench.batch(seq, lamp(start + seq * MINUTE)) for seq in range(1, 45, 4)))
+    assert bench.value("SELECT count(*) FROM dead_letter") == 0
+    # 11 ranges, 1 to 41: at both sides of a range, and on from there within the flush.
+    feed(writer, *(bench.batch(seq, lamp(start + seq * MINUTE)) for seq in (3, 4, 6, 7, 42, 43)))
+    assert bench.value("SELECT count(*) FROM dead_letter") == 0
+    feed(writer, bench.batch(46, lamp(start + 46 * MINUTE)))
+    assert bench.value("SELECT reason FROM dead_letter") == "stream.too_sparse"
+    feed(writer, bench.batch(2, lamp(start + 2 * MINUTE)))
+    feed(writer, bench.batch(8, lamp(start + 8 * MINUTE)))
+    assert bench.value("SELECT seen::text FROM gateway_stream").startswith("{[1,10),[13,14),")
+    feed(writer, bench.batch(46, lamp(start + 46 * MINUTE)))
+    assert bench.value("SELECT upper(seen) FROM gateway_stream") == 47
+
+
 def test_endless_new_streams_are_refused(bench: Bench, start: datetime) -> None:
     writer = bench.telemetry()
     for number in range(20):

@@ -15,7 +15,7 @@ import aiomqtt
 
 from edge_agent import topics
 from edge_agent.kinds import Event, Reading
-from edge_agent.messages import Ack, GapEvent, encode, parse_event, parse_telemetry
+from edge_agent.messages import Ack, GapEvent, encode, parse_event, parse_status, parse_telemetry
 from tests.services import Broker
 
 
@@ -36,8 +36,8 @@ class Archive:
     events: list[Event | GapEvent] = field(default_factory=list[Event | GapEvent])
     seen: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
-    def keep(self, topic: str, payload: bytes) -> tuple[str, str] | None:
-        """Keep a message; return gateway and stream of what can be acknowledged."""
+    def keep(self, topic: str, payload: bytes) -> tuple[str, list[str]]:
+        """Keep a message; return its gateway, and the streams to say the watermarks of."""
         place = topics.parse_up(topic)
         match place.channel:
             case "telemetry":
@@ -48,8 +48,11 @@ class Archive:
                 message = parse_event(payload)
                 stream, seq = message.stream, message.seq
                 found = [message.event]
+            case "status":
+                # Each birth and heartbeat asks how far the streams it names are stored.
+                return place.gateway, [lane.stream for lane in parse_status(payload).streams]
             case _:
-                return None
+                return place.gateway, []
         name = Name(place.gateway, stream, seq)
         if name in self.messages:
             assert self.messages[name] == payload
@@ -61,7 +64,7 @@ class Archive:
                     self.readings.append(one)  # pyright: ignore[reportArgumentType] # by channel
                 else:
                     self.events.append(one)  # pyright: ignore[reportArgumentType] # by channel
-        return place.gateway, stream
+        return place.gateway, [stream]
 
     def watermark(self, stream: str) -> int:
         """The seq up to which nothing is missing."""
@@ -88,10 +91,9 @@ async def archive(broker: Broker) -> AsyncGenerator[Archive]:
 
         async def listen() -> None:
             async for message in client.messages:
-                answer = made.keep(message.topic.value, message.payload)
-                if answer is not None:
-                    gateway, stream = answer
-                    ack = Ack(epoch="e1", streams={stream: made.watermark(stream)})
+                gateway, streams = made.keep(message.topic.value, message.payload)
+                if streams:
+                    ack = Ack(epoch="e1", streams={name: made.watermark(name) for name in streams})
                     await client.publish(topics.down(gateway, "ack"), encode(ack), 1)
 
         listening = asyncio.create_task(listen())
