@@ -96,6 +96,7 @@ class Consumer:
         self._client.tls_set_context(context)  # pyright: ignore[reportUnknownMemberType]
         self._client.reconnect_delay_set(1, _RECONNECT_DELAY_MAX_S)
         self._told = ""  # why there is no connection: once when it begins, not each time
+        self.attempts = 0  # in vain
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
         self._client.on_subscribe = self._on_subscribe
@@ -242,6 +243,7 @@ class Consumer:
         self._tell_unreachable(str(sys.exc_info()[1] or "no reason given"))
 
     def _tell_unreachable(self, reason: str) -> None:
+        self.attempts += 1
         if reason != self._told:
             self._told = reason
             log.warning(

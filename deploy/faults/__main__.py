@@ -25,6 +25,7 @@ app = typer.Typer(add_completion=False)
 
 EXIT_USAGE = 2
 FULL_SEEDS = 20
+WIDTH = 160
 
 
 @app.command()
@@ -51,7 +52,8 @@ def faults(
     show: Annotated[bool, typer.Option("--list", help="Name the faults and stop.")] = False,
 ) -> None:
     """Run faults on real processes and compare what is stored with what was accepted."""
-    console = Console(stderr=True)
+    # Into a file or a pipe the table goes unfolded.
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
     wanted = chosen(load(), only)
     if show:
         for one in wanted:

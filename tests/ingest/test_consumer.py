@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why there is no connection to the broker is told, once, until there is one again."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from ingest.consumer import Consumer
+from ingest.pki import create_authority, issue_client
+from tests.services import Broker, until
+
+
+def consumer(broker: Broker, *, port: int, ca: Path, certificates: Path) -> Consumer:
+    return Consumer(
+        identity="ingest-event-00",
+        host="127.0.0.1",
+        port=port,
+        ca=ca,
+        certificates=certificates,
+        subscriptions=(),
+        receive_maximum=10,
+    )
+
+
+def said(made: Consumer, caplog: pytest.LogCaptureFixture) -> str:
+    """What it says of a broker it cannot reach, having tried at least twice."""
+    with caplog.at_level(logging.WARNING, "ingest.consumer"):
+        made.start()
+        try:
+            until(lambda: made.attempts >= 2, "it tries again")
+        finally:
+            made.stop()
+    told = [one.getMessage() for one in caplog.records if one.name == "ingest.consumer"]
+    assert len(told) == 1, told
+    assert not made.connected
+    assert made.hearing.listening is None
+    return told[0]
+
+
+def test_nobody_listening_is_told(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    broker.identity("ingest-event-00")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = consumer(broker, port=port, ca=broker.ca, certificates=Path(broker.services))
+    assert f"broker=127.0.0.1:{port}" in (text := said(made, caplog))
+    assert "Connection refused" in text
+
+
+# paho drops the socket of a failed handshake without closing it; CPython closes it at once.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_broker_of_another_authority_is_told(
+    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.identity("ingest-event-00")
+    other = create_authority(tmp_path, name="other")
+    made = consumer(
+        broker, port=broker.port, ca=other.folder / "ca.crt", certificates=Path(broker.services)
+    )
+    assert "CERTIFICATE_VERIFY_FAILED" in said(made, caplog)
+
+
+def test_own_certificate_that_is_refused_is_told(
+    broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = create_authority(tmp_path, name="other")
+    issue_client(other, "ingest-event-00", out=tmp_path)
+    made = consumer(broker, port=broker.port, ca=broker.ca, certificates=tmp_path)
+    assert "is our certificate refused?" in said(made, caplog)
