@@ -126,6 +126,7 @@ class Writer(ABC):
         self._changed_alerts: list[tuple[str, UUID]] = []
         # After a process that did not end in order, what is redelivered is taken one by one.
         self._suspicious: bool | None = None
+        self._begun: set[bytes] = set()  # by this process
         # For the watchdog, monotonic: when the loop last came round, and since when the database
         # has been asked without an answer.
         self.turned_at = time.monotonic()
@@ -225,15 +226,24 @@ class Writer(ABC):
             self._store(conn, taken)
             return
         again = [message for message in taken if message.dup]
-        for message in again:
-            with driver_errors():
-                begun = attempts.begin(conn, self.lane, message.sha256)
-            self._store(conn, [message], crashed=begun > attempts.ATTEMPTS_MAX - 1)
+        with driver_errors():
+            begun = attempts.begun(conn, self.lane) if again else {}
+        for message in sorted(again, key=lambda one: begun.get(one.sha256, 0)):
+            digest = message.sha256
+            before = begun.get(digest, 0)
+            if digest in self._begun:  # the database was lost meanwhile, not the process
+                before -= 1
+            else:
+                with driver_errors():
+                    attempts.begin(conn, self.lane, digest)
+                self._begun.add(digest)
+            self._store(conn, [message], crashed=before >= attempts.ATTEMPTS_MAX)
         rest = [message for message in taken if not message.dup]
         if rest:
             self._store(conn, rest)
         if not again:
             self._suspicious = False
+            self._begun.clear()
             with driver_errors():
                 attempts.forget(conn, self.lane)
 

@@ -2,13 +2,17 @@
 """Which messages were begun by processes that did not end in order.
 
 A message that ends the process would come again for ever; counting before it is begun finds it.
+Whoever is killed from outside has some message in hand, too, and finds the same one at the head of
+what comes again. So several attempts are needed, and those begun most often go last: what ends the
+process does so every time, anything else gets out of the way of the next kill.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from psycopg import Connection
 
-ATTEMPTS_MAX: Final = 3
+ATTEMPTS_MAX: Final = 5
 
 
 def start(conn: Connection, lane: str) -> bool:
@@ -32,19 +36,23 @@ def end(conn: Connection, lane: str) -> None:
         forget(conn, lane)
 
 
-def begin(conn: Connection, lane: str, sha256: bytes) -> int:
-    """Count, committed, that a message is begun; return how often it was, this time included."""
+def begun(conn: Connection, lane: str) -> Mapping[bytes, int]:
+    """Return how often which messages, by SHA-256, were begun by processes that then ended."""
+    return dict(
+        conn.execute("SELECT sha256, attempts FROM ingest_attempt WHERE lane = %s", (lane,))
+    )
+
+
+def begin(conn: Connection, lane: str, sha256: bytes) -> None:
+    """Count, committed, that a message is begun."""
     with conn.transaction():
-        row = conn.execute(
+        conn.execute(
             """
             INSERT INTO ingest_attempt AS a (lane, sha256, attempts) VALUES (%s, %s, 1)
             ON CONFLICT (lane, sha256) DO UPDATE SET attempts = a.attempts + 1
-            RETURNING attempts
             """,
             (lane, sha256),
-        ).fetchone()
-    assert row is not None
-    return row[0]
+        )
 
 
 def forget(conn: Connection, lane: str) -> None:

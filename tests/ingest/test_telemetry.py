@@ -12,6 +12,7 @@ import pytest
 
 from edge_agent.kinds.bin import BinReading
 from edge_agent.kinds.lamp import LampReading
+from ingest.judge import Received
 from ingest.store import attempts, dead_letters, streams
 from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
 from tests.services import Broker
@@ -249,17 +250,46 @@ def test_endless_new_streams_are_refused(bench: Bench, start: datetime) -> None:
     assert bench.value("SELECT DISTINCT reason FROM dead_letter") == "stream.too_many"
 
 
-def test_message_that_ends_the_process_becomes_a_dead_letter(bench: Bench, start: datetime) -> None:
-    poison = replace(bench.batch(1, lamp(start)), dup=True)
-    neighbour = replace(bench.batch(2, lamp(start + MINUTE)), dup=True)
-    for _ in range(2):  # two processes began it and were never heard of again
+def begun_in_vain(bench: Bench, message: Received, times: int) -> None:
+    """As if so many processes had begun it, and were never heard of again."""
+    for _ in range(times):
         bench.telemetry()
         with psycopg.connect(bench.dsn, autocommit=True) as conn:
             attempts.start(conn, "telemetry")
-            attempts.begin(conn, "telemetry", poison.sha256)
+            attempts.begin(conn, "telemetry", message.sha256)
+
+
+def test_message_that_ends_the_process_becomes_a_dead_letter(bench: Bench, start: datetime) -> None:
+    poison = replace(bench.batch(1, lamp(start)), dup=True)
+    neighbour = replace(bench.batch(2, lamp(start + MINUTE)), dup=True)
+    begun_in_vain(bench, poison, attempts.ATTEMPTS_MAX)
     feed(bench.telemetry(), poison, neighbour)
     assert bench.value("SELECT reason FROM dead_letter") == "process.crashed"
     assert bench.value("SELECT count(*) FROM reading_lamp") == 1
+
+
+def test_message_in_hand_when_its_process_was_killed_goes_last_and_is_stored(
+    bench: Bench, start: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    innocent = replace(bench.batch(1, lamp(start)), dup=True)
+    neighbour = replace(bench.batch(2, lamp(start + MINUTE)), dup=True)
+    begun_in_vain(bench, innocent, attempts.ATTEMPTS_MAX - 1)
+    writer = bench.telemetry()
+    begun: list[bytes] = []
+    begin = attempts.begin
+
+    def noted(conn: psycopg.Connection, lane: str, sha256: bytes) -> None:
+        begun.append(sha256)
+        begin(conn, lane, sha256)
+
+    monkeypatch.setattr(attempts, "begin", noted)
+    feed(writer, innocent, neighbour)
+    assert begun == [neighbour.sha256, innocent.sha256]
+    # The same process, once more: the database was away, which is nobody's fault.
+    feed(writer, innocent)
+    assert len(begun) == 2
+    assert bench.value("SELECT count(*) FROM dead_letter") == 0
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 2
 
 
 def ask(bench: Bench, where: str = "true") -> None:
