@@ -227,7 +227,7 @@ class Writer(ABC):
             return
         again = [message for message in taken if message.dup]
         with driver_errors():
-            begun = attempts.begun(conn, self.lane) if again else {}
+            begun = attempts.begun(conn, self.lane) if again else dict[bytes, int]()
         for message in sorted(again, key=lambda one: begun.get(one.sha256, 0)):
             digest = message.sha256
             before = begun.get(digest, 0)
