@@ -90,7 +90,7 @@ def overflow(run: Run) -> None:
         assert city.ingest is not None
         city.ingest.kill()
         before = run.witness.dropped
-        until(lambda before=before: run.witness.dropped > before, "the broker drops", timeout_s=20)
+        until(lambda before=before: run.witness.dropped > before, "the broker drops", timeout_s=60)
         dropped += run.witness.dropped - before
         with run.healing(90):
             city.start_ingest()
