@@ -228,7 +228,11 @@ class Writer(ABC):
         again = [message for message in taken if message.dup]
         with driver_errors():
             begun = attempts.begun(conn, self.lane) if again else dict[bytes, int]()
-        for message in sorted(again, key=lambda one: begun.get(one.sha256, 0)):
+        worst: defaultdict[str, int] = defaultdict(int)
+        for message in again:
+            worst[message.topic] = max(worst[message.topic], begun.get(message.sha256, 0))
+        # A stream's own order is kept: alerts follow from it.
+        for message in sorted(again, key=lambda one: worst[one.topic]):
             digest = message.sha256
             before = begun.get(digest, 0)
             if digest in self._begun:  # the database was lost meanwhile, not the process

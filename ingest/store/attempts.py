@@ -3,8 +3,8 @@
 
 A message that ends the process would come again for ever; counting before it is begun finds it.
 Whoever is killed from outside has some message in hand, too, and finds the same one at the head of
-what comes again. So several attempts are needed, and those begun most often go last: what ends the
-process does so every time, anything else gets out of the way of the next kill.
+what comes again. So several attempts are needed, and streams with messages begun in vain go last:
+what ends the process does so every time, while others get on.
 """
 
 from collections.abc import Mapping

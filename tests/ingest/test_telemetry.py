@@ -268,11 +268,15 @@ def test_message_that_ends_the_process_becomes_a_dead_letter(bench: Bench, start
     assert bench.value("SELECT count(*) FROM reading_lamp") == 1
 
 
-def test_message_in_hand_when_its_process_was_killed_goes_last_and_is_stored(
+def test_stream_in_hand_when_its_process_was_killed_goes_last_in_its_order(
     bench: Bench, start: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    innocent = replace(bench.batch(1, lamp(start)), dup=True)
-    neighbour = replace(bench.batch(2, lamp(start + MINUTE)), dup=True)
+    earlier = replace(bench.batch(1, lamp(start)), dup=True)
+    innocent = replace(bench.batch(2, lamp(start + MINUTE)), dup=True)
+    other = OTHER_GATEWAY
+    elsewhere = replace(
+        bench.batch(1, lamp(start, device="c01-lamp-101"), gateway=other, stream="s"), dup=True
+    )
     begun_in_vain(bench, innocent, attempts.ATTEMPTS_MAX - 1)
     writer = bench.telemetry()
     begun: list[bytes] = []
@@ -283,13 +287,13 @@ def test_message_in_hand_when_its_process_was_killed_goes_last_and_is_stored(
         begin(conn, lane, sha256)
 
     monkeypatch.setattr(attempts, "begin", noted)
-    feed(writer, innocent, neighbour)
-    assert begun == [neighbour.sha256, innocent.sha256]
+    feed(writer, earlier, innocent, elsewhere)
+    assert begun == [elsewhere.sha256, earlier.sha256, innocent.sha256]
     # The same process, once more: the database was away, which is nobody's fault.
     feed(writer, innocent)
-    assert len(begun) == 2
+    assert len(begun) == 3
     assert bench.value("SELECT count(*) FROM dead_letter") == 0
-    assert bench.value("SELECT count(*) FROM reading_lamp") == 2
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 3
 
 
 def ask(bench: Bench, where: str = "true") -> None:
