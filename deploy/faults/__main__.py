@@ -24,6 +24,7 @@ from deploy.services import ServiceError, Userland
 app = typer.Typer(add_completion=False)
 
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 FULL_SEEDS = 20
 WIDTH = 160
 
@@ -80,18 +81,24 @@ def faults(
         markup=False,
         highlight=False,
     )
-    _perform(console, Pool(workers, requests), rows, len(requests))
-    report = Report(
-        "full" if full else "quick", numbers, list(rows.values()), time.monotonic() - begun
-    )
+    mode = "full" if full else "quick"
+    try:
+        _perform(console, Pool(workers, requests), rows, len(requests))
+    except KeyboardInterrupt:
+        # Hours may lie behind: what was found out is told, and said to be a part.
+        console.print("interrupted: this is what came until now", markup=False)
+        mode = f"{mode}, interrupted"
+    report = Report(mode, numbers, list(rows.values()), time.monotonic() - begun)
     console.print(report.table())
     console.print(
         f"{'all ok' if report.ok else 'NOT OK'} after {report.seconds:.0f} s", highlight=False
     )
     if result is not None:
         result.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
-    if full and report.ok and not only:
+    if mode == "full" and report.ok and not only:
         console.print(f"written: {reliability.write(report.as_json())}", markup=False)
+    if mode.endswith("interrupted"):
+        raise typer.Exit(EXIT_INTERRUPTED)
     raise typer.Exit(0 if report.ok else 1)
 
 
