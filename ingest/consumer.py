@@ -118,7 +118,6 @@ class Consumer:
         """Connect in the background, and again whenever the link is lost; twice is once."""
         if self._started:
             return
-        self._started = True
         properties = Properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = _SESSION_EXPIRY_S
         properties.ReceiveMaximum = self._receive_maximum
@@ -128,6 +127,8 @@ class Consumer:
             host, port, keepalive=_KEEPALIVE_S, clean_start=False, properties=properties
         )
         self._client.loop_start()
+        # Last: whoever watches takes a started consumer without a thread for a dead one.
+        self._started = True
 
     def stop(self) -> None:
         """Disconnect; the session stays, and with it what was not acknowledged."""
