@@ -99,6 +99,7 @@ class Pool:
     _done: queue.SimpleQueue[dict[str, Any] | None] = field(
         default_factory=queue.SimpleQueue["dict[str, Any] | None"]
     )
+    _due: int = 0
     _stopping: threading.Event = field(default_factory=threading.Event)
     _alive: set[Worker] = field(default_factory=set["Worker"])
 
@@ -110,21 +111,30 @@ class Pool:
             threading.Thread(target=self._work, name=f"worker {number}")
             for number in range(min(self.workers, len(self.requests)))
         ]
+        self._due = len(self.requests)
         for thread in threads:
-            self._todo.put(None)
             thread.start()
         try:
-            for _ in self.requests:
+            while self._due:
                 outcome = self._done.get()
                 assert outcome is not None
+                self._due -= 1
                 yield outcome
         finally:
             self._stopping.set()
+            for _ in threads:
+                self._todo.put(None)
             # Interrupted: runs under way are of no use any more.
             for worker in list(self._alive):
                 worker.ask_to_stop()
             for thread in threads:
                 thread.join()
+
+    def repeat(self, fault: str, seed: int) -> None:
+        """Have a run performed once more; while `outcomes` is iterated over."""
+        (request,) = (one for one in self.requests if (one.fault, one.seed) == (fault, seed))
+        self._due += 1
+        self._todo.put(request)
 
     def _work(self) -> None:
         worker = self._start()

@@ -27,6 +27,9 @@ class Row:
 
     fault: Fault
     outcomes: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+    #: Runs in which nothing differed, but the fault could not be shown to have happened: each was
+    #: repeated once, and the repetition counts.
+    void: int = 0
 
     @property
     def ok(self) -> bool:
@@ -43,6 +46,7 @@ class Row:
             "name": self.fault.name,
             "seeds": sorted(one["seed"] for one in self.outcomes),
             **sums,
+            "void": self.void,
             "sometimes": all(one.get("sometimes", False) for one in self.outcomes),
             "evidence": self.outcomes[-1].get("evidence", {}) if self.outcomes else {},
             "recovery_s": {
@@ -125,6 +129,11 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.decode().strip()
+
+
+def is_void(outcome: Mapping[str, Any]) -> bool:
+    """Whether a run proved nothing, neither for nor against."""
+    return not (outcome.get("sometimes", True) or outcome.get("error") or outcome["differences"])
 
 
 def describe(outcome: Mapping[str, Any]) -> str:

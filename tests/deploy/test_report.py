@@ -12,7 +12,7 @@ import typer
 
 from deploy.faults import reliability
 from deploy.faults.__main__ import chosen
-from deploy.faults.report import Report, Row, describe
+from deploy.faults.report import Report, Row, describe, is_void
 from deploy.faults.run import Fault, Run
 from deploy.faults.worker import load
 
@@ -71,6 +71,19 @@ def test_one_bad_seed_fails_the_fault_and_the_report(changed: dict[str, Any]) ->
     assert [failure["seed"] for failure in row["failures"]] == [2]
 
 
+@pytest.mark.parametrize(
+    ("changed", "void"),
+    [
+        ({}, False),
+        ({"sometimes": False, "ok": False}, True),
+        ({"sometimes": False, "ok": False, "differences": ["reading lost: x"]}, False),
+        ({"sometimes": False, "ok": False, "error": "NotReached: ..."}, False),
+    ],
+)
+def test_void_is_only_what_shows_nothing_at_all(changed: dict[str, Any], void: bool) -> None:
+    assert is_void(outcome(1, **changed)) is void
+
+
 def test_a_fault_that_was_not_run_is_not_ok() -> None:
     assert not report().ok
 
@@ -92,7 +105,7 @@ def test_a_worker_that_died_is_reported_too() -> None:
 
 def test_page_has_every_row_and_the_gaps(tmp_path: Path) -> None:
     page = reliability.write(report(outcome(1)).as_json(), tmp_path / "docs" / "r.md").read_text()
-    assert "| F9 | broker: restarted | 1 | 2 | 1,000 | 0 |" in page
+    assert "| F9 | broker: restarted | 1 | 0 | 2 | 1,000 | 0 |" in page
     assert "## What is not covered" in page
     assert "power cuts" in page
 
