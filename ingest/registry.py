@@ -1,35 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is registered: areas, gateways, devices, accepted maintenance. All or nothing, always.
+"""What is registered: areas and who lives there, gateways, devices, accepted maintenance.
+
+All or nothing, always.
 
 Every change happens in one transaction under the lock of the one row of ``installation``, whose
 ``registry_revision`` tells running services to read the registry again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
-from psycopg.types.range import Range
+from psycopg.types.range import DateRange, Range
 
 from ingest import pki
 from ingest.errors import PkiError, RegistryError
-from ingest.indicators.lighting import ClockProgramme, parse_programme
-from ingest.registry_csv import (
+from ingest.indicators.lighting import ClockProgramme, Place, never_lights, parse_programme
+from ingest.registry_files import Format, read, write
+from ingest.registry_tables import (
     AREAS,
     DEVICES,
     GATEWAYS,
+    LAMP_COLUMNS,
     LEVELS,
+    POPULATION,
     TABLES,
     Files,
     Problems,
     Table,
-    read,
 )
+from ingest.store import community_days
 
 DEFAULT_TIME_ZONE: Final = "Asia/Shanghai"
 # What a parent lends an area that does not say its own.
@@ -47,19 +55,27 @@ _LIGHTING: Final = frozenset(
     }
 )
 
+NAMES: Final = frozenset(table.name for table in TABLES)
+_ORDER: Final = ("device", "gateway", "area", "from")
+
 Values = dict[str, Any]
 Rows = dict[str, Values]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value of one registered thing, before and after."""
+    """One value of one registered thing, before and after.
+
+    Attributes:
+        where: The row, or in a workbook the cell, that says so; empty where it follows from others.
+    """
 
     table: str
     id: str
     column: str
     before: object
     after: object
+    where: str = ""
 
     def __str__(self) -> str:
         return f"{self.table} {self.id}: {self.column}: {_show(self.before)} -> {_show(self.after)}"
@@ -67,22 +83,41 @@ class Change:
 
 @dataclass(slots=True)
 class Report:
-    """What an import did, or with ``dry_run`` would do."""
+    """What an import did, or with ``dry_run`` would do.
+
+    Attributes:
+        added: Ids by table.
+        rows: Where each of them stands, by table and id.
+        opened: Areas whose figure in an areas file holds from today on, with that figure.
+    """
 
     dry_run: bool = False
     added: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    rows: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     changed: list[Change] = field(default_factory=list[Change])
+    opened: dict[str, int] = field(default_factory=dict[str, int])
     unchanged: int = 0
 
     def lines(self) -> list[str]:
-        """Return the report for people; what changes in full, what is new by number and name."""
+        """Return the report for people: what changes in full, what is new by number and name.
+
+        A dry run tells every single thing with its row, so that nothing happens unseen later.
+        """
         would = "would be " if self.dry_run else ""
-        lines = [
-            f"{table}: {len(ids)} {would}added: {_list(ids)}"
-            for table, ids in self.added.items()
-            if ids
+        lines: list[str] = []
+        for table, ids in self.added.items():
+            if self.dry_run:
+                lines += [f"{self.rows[table, id]}: {table} {id}: would be added" for id in ids]
+            if ids:
+                lines.append(f"{table}: {len(ids)} {would}added: {_list(ids)}")
+        lines += [
+            f"{change.where}: {change}" if change.where else str(change) for change in self.changed
         ]
-        lines += [str(change) for change in self.changed]
+        holds = "would hold" if self.dry_run else "holds"
+        lines += [
+            f"population {area}: {residents} residents, {holds} from today on"
+            for area, residents in self.opened.items()
+        ]
         things = len({(change.table, change.id) for change in self.changed})
         lines.append(
             f"{sum(map(len, self.added.values()))} {would}added, {things} {would}changed,"
@@ -116,7 +151,8 @@ def import_files(
         if problems.lines:
             raise RegistryError(problems.all())
         for table in TABLES:
-            _compare(table, before[table.name], after[table.name], report)
+            _compare(table, before[table.name], after[table.name], files, report)
+        _open_today(before, after, files, now, report)
         _store(conn, before, after)
         _restate(conn, report.changed, now)
         if report.changed or any(report.added.values()):
@@ -124,6 +160,34 @@ def import_files(
         if dry_run:
             raise psycopg.Rollback
     return report
+
+
+def export_files(
+    conn: psycopg.Connection, folder: Path, *, form: Format = Format.CSV, tables: Set[str] = NAMES
+) -> list[Path]:
+    """Write what is registered into ``folder``; return the files. Importing them changes nothing.
+
+    Raises:
+        RegistryError: The folder cannot be written.
+    """
+    with conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        found = {
+            table: sorted(map(_for_file, _registered(conn, table).values()), key=_place_in_file)
+            for table in TABLES
+            if table.name in tables
+        }
+    return write(folder, found, form)
+
+
+def _for_file(row: Values) -> Values:
+    """Leave out what only lamps have: other devices carry defaults that a file may not name."""
+    return row if row.get("kind", "lamp") == "lamp" else row | dict.fromkeys(LAMP_COLUMNS)
+
+
+def _place_in_file(row: Values) -> tuple[str, ...]:
+    """Areas from the root down, the rest by id."""
+    return (str(row.get("path", "")), *(str(row.get(name)) for name in _ORDER))
 
 
 def add_gateway(
@@ -181,7 +245,9 @@ def add_maintenance(
         problems.append("maintenance: a reason is needed")
     with conn.transaction():
         _lock(conn)
-        row = conn.execute("SELECT id FROM device WHERE device = %s", (device,)).fetchone()
+        row = conn.execute(
+            "SELECT id, community FROM device WHERE device = %s", (device,)
+        ).fetchone()
         if row is None:
             problems.append(f"device {device!r}: is not registered")
         if row is None or problems:
@@ -201,6 +267,7 @@ def add_maintenance(
         if not added:
             return 0
         _touch(conn)
+        community_days.mark_between(conn, [row[1]], start, end, "maintenance")
         return _mark_nights(conn, row[0], start, end)
 
 
@@ -252,15 +319,21 @@ def _restate(conn: psycopg.Connection, changes: Iterable[Change], now: datetime)
     )
     for change in changed:
         if change.column == "in_service_from":
-            row = conn.execute("SELECT id FROM device WHERE device = %s", (change.id,)).fetchone()
+            row = conn.execute(
+                "SELECT id, community FROM device WHERE device = %s", (change.id,)
+            ).fetchone()
             assert row is not None
             assert isinstance(change.before, datetime)
             assert isinstance(change.after, datetime)
-            _mark_nights(conn, row[0], *sorted((change.before, change.after)))
+            start, end = sorted((change.before, change.after))
+            _mark_nights(conn, row[0], start, end)
+            community_days.mark_between(conn, [row[1]], start, end, "registry")
 
 
 def _registered(conn: psycopg.Connection, table: Table) -> Rows:
     """Return what is registered, by id, in the columns a file may have."""
+    if table is POPULATION:
+        return _registered_population(conn)
     # A gateway's community decides its devices'; it is written with them.
     own = [sql.Identifier(column.name) for column in table.columns]
     extra = {AREAS.name: [sql.SQL("path::text")], DEVICES.name: [sql.SQL("community")]}
@@ -269,6 +342,18 @@ def _registered(conn: psycopg.Connection, table: Table) -> Rows:
     )
     with conn.cursor(row_factory=dict_row) as cursor:
         return {row[table.key]: row for row in cursor.execute(query)}
+
+
+def _registered_population(conn: psycopg.Connection) -> Rows:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            """
+            SELECT area, lower(valid) AS "from", upper(valid) AS "to", residents, households
+            FROM area_population
+            ORDER BY area, valid
+            """
+        )
+        return {POPULATION.id_of(row): row for row in rows}
 
 
 def _merge(before: Rows, files: Files, table: Table, now: datetime) -> Rows:
@@ -296,6 +381,7 @@ class _Check:
         self._areas = after[AREAS.name]
         self._gateways = after[GATEWAYS.name]
         self._devices = after[DEVICES.name]
+        self._population = after[POPULATION.name]
         self._before = before
         self._problems = problems
         # With a gap in the tree nobody can be said to stand outside of anything.
@@ -303,7 +389,7 @@ class _Check:
         self._paths: dict[str, tuple[str, ...]] = {}
 
     def all(self) -> None:
-        """Check everything, fill in paths, what parents lend, and devices' communities."""
+        """Check everything; fill in paths, what parents lend, devices' communities, open ends."""
         for area in self._areas:
             self._descend(area)
         for area in sorted(self._areas, key=lambda area: len(self._paths[area])):
@@ -312,6 +398,7 @@ class _Check:
             self._check_gateway(gateway, values)
         for device, values in self._devices.items():
             self._check_device(device, values)
+        self._check_population()
 
     def _say(self, table: Table, key: str, column: str, expected: str) -> None:
         row = self._files.rows[table.name].get(key)
@@ -393,34 +480,98 @@ class _Check:
             self._say(
                 DEVICES, device, "area", f"lies outside its gateway's community {community!r}"
             )
-        if (
-            values["kind"] == "lamp"
-            and self._areas[community]["latitude"] is None
-            and not isinstance(parse_programme(values["programme"]), ClockProgramme)
+        if values["kind"] == "lamp":
+            self._check_programme(device, values["programme"], community)
+
+    def _check_programme(self, device: str, text: str, community: str) -> None:
+        programme = parse_programme(text)
+        if isinstance(programme, ClockProgramme):
+            return
+        place = self._areas[community]
+        if place["latitude"] is None:
+            expected = f"follows the sun, but community {community!r} has no latitude and longitude"
+            self._say(DEVICES, device, "programme", expected)
+        elif never_lights(
+            programme, Place(place["latitude"], place["longitude"], place["time_zone"])
         ):
-            self._say(
-                DEVICES,
-                device,
-                "programme",
-                f"follows the sun, but community {community!r} has no latitude and longitude",
-            )
+            expected = f"never lights: no night at community {community!r} is long enough"
+            self._say(DEVICES, device, "programme", expected)
+
+    def _check_population(self) -> None:
+        """Let a row without end hold until the next one begins; two must not hold at once."""
+        by_area: defaultdict[str, list[str]] = defaultdict(list)
+        for key, values in self._population.items():
+            by_area[values["area"]].append(key)
+            if values["area"] not in self._areas:
+                self._missing(POPULATION, key, "area", AREAS, values["area"])
+        for keys in by_area.values():
+            keys.sort(key=lambda key: self._population[key]["from"])
+            for key, later in pairwise(keys):
+                values, begin = self._population[key], self._population[later]["from"]
+                if values["to"] is None:
+                    self._population[key] = values | {"to": begin}
+                elif values["to"] > begin and later in self._files.rows[POPULATION.name]:
+                    expected = f"overlaps the figure from {values['from']} to {values['to']}"
+                    self._say(POPULATION, later, "from", expected)
+                elif values["to"] > begin:
+                    self._say(POPULATION, key, "to", f"overlaps the figure from {begin}")
 
 
-def _compare(table: Table, before: Rows, after: Rows, report: Report) -> None:
+def _compare(table: Table, before: Rows, after: Rows, files: Files, report: Report) -> None:
     """Note what is new and what differs."""
     added = report.added.setdefault(table.name, [])
+    rows = files.rows[table.name]
     for key, values in after.items():
         known = before.get(key)
         if known is None:
             added.append(key)
+            report.rows[table.name, key] = str(rows[key].where)
         elif known == values:
             report.unchanged += 1
         else:
-            report.changed += [
-                Change(table.name, key, column, known[column], value)
-                for column, value in values.items()
-                if known[column] != value
-            ]
+            row = rows.get(key)
+            for column, value in values.items():
+                if known[column] != value:
+                    where = "" if row is None or column not in row.cells else row.where.cell(column)
+                    report.changed.append(
+                        Change(table.name, key, column, known[column], value, where)
+                    )
+
+
+def _open_today(
+    before: Mapping[str, Rows],
+    after: Mapping[str, Rows],
+    files: Files,
+    now: datetime,
+    report: Report,
+) -> None:
+    """Let a new figure of an areas file hold from today on, local date of the area.
+
+    What a population file says of the same area in the same import comes first. A figure taken
+    away from an areas file changes nothing: a population file says until when one held.
+    """
+    population = after[POPULATION.name]
+    told = {row.values["area"] for row in files.rows[POPULATION.name].values()}
+    by_area: defaultdict[str, list[Values]] = defaultdict(list)
+    for row in population.values():
+        by_area[row["area"]].append(row)
+    for area in files.rows[AREAS.name]:
+        values, known = after[AREAS.name][area], before[AREAS.name].get(area)
+        figure = {name: values[name] for name in ("residents", "households")}
+        same = known is not None and all(known[name] == value for name, value in figure.items())
+        if same or values["residents"] is None or area in told:
+            continue
+        today = now.astimezone(ZoneInfo(values["time_zone"])).date()
+        until = None
+        for row in by_area[area]:
+            if row["from"] <= today and (row["to"] is None or today < row["to"]):
+                until = row["to"]
+                population[POPULATION.id_of(row)] = row | {"to": today}
+            elif today < row["from"]:
+                until = row["from"] if until is None else min(until, row["from"])
+        row = {"area": area, "from": today, "to": until, **figure}
+        population[POPULATION.id_of(row)] = row
+        report.opened[area] = values["residents"]
 
 
 def _store(conn: psycopg.Connection, before: Mapping[str, Rows], after: Mapping[str, Rows]) -> None:
@@ -429,9 +580,24 @@ def _store(conn: psycopg.Connection, before: Mapping[str, Rows], after: Mapping[
     for table in TABLES:
         known = before[table.name]
         rows = [values for key, values in after[table.name].items() if known.get(key) != values]
-        types = {column.name: column.sql_type for column in table.columns}
-        if rows:
+        if rows and table is POPULATION:
+            _replace_population(conn, {row["area"] for row in rows}, after[table.name])
+        elif rows:
+            types = {column.name: column.sql_type for column in table.columns}
             _upsert(conn, table, types | extra.get(table.name, {}), rows)
+
+
+def _replace_population(conn: psycopg.Connection, areas: Set[str], rows: Rows) -> None:
+    """Write all figures of some areas: one may only grow when its neighbour has shrunk."""
+    conn.execute("DELETE FROM area_population WHERE area = ANY (%s)", (sorted(areas),))
+    with conn.cursor() as cursor:
+        with cursor.copy(
+            "COPY area_population (area, valid, residents, households) FROM STDIN"
+        ) as copy:
+            for row in rows.values():
+                if row["area"] in areas:
+                    valid = DateRange(row["from"], row["to"])
+                    copy.write_row((row["area"], valid, row["residents"], row["households"]))
 
 
 def _upsert(
@@ -478,10 +644,15 @@ def _staged(sql_type: str) -> str:
 
 def _register_gateway(conn: psycopg.Connection, gateway: str, community: str, name: str) -> None:
     """Make the gateway's row if there is none; refuse to move or revive one."""
+    column, _, named = GATEWAYS.columns
     try:
-        key = GATEWAYS.columns[0].parse(gateway)
+        key = column.parse(gateway)
     except ValueError as error:
         raise RegistryError(f"gateway {gateway!r}: {error}") from None
+    try:
+        name = str(named.parse(name.strip()))
+    except ValueError as error:
+        raise RegistryError(f"name {name!r}: {error}") from None
     area = conn.execute("SELECT level FROM area WHERE area = %s", (community,)).fetchone()
     if area is None:
         raise RegistryError(f"community {community!r}: no such area; import areas first")
@@ -606,11 +777,9 @@ key_file = "pseudonym.key"
 
 
 def _show(value: object) -> str:
-    return (
-        f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        if isinstance(value, datetime)
-        else repr(value)
-    )
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return value.isoformat() if isinstance(value, date) else repr(value)
 
 
 def _list(ids: Sequence[str]) -> str:

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registry as ingest needs it in memory, and the latest state of each device."""
+"""The registry as ingest needs it in memory, with its history, and each device's latest state."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final
 
 from psycopg import Connection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from ingest.indicators import lighting
+from ingest.indicators import lighting, spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,21 @@ class Gateway:
     status_interval_s: float | None
 
 
+# Later than any instant: the end of what holds still.
+_FOR_EVER: Final = 2**63
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A registered device, with what lighting needs of a lamp."""
+    """A registered device, with what lighting needs of a lamp.
+
+    What is corrected for all time (start of service, accepted maintenance) has no history; all else
+    that an indicator depends on is kept as it was, and `at` returns it.
+
+    Attributes:
+        history: What it was before, only where that differs: until when (microseconds, exclusive),
+            in order, and the device as it was. A device of the past has no history of its own.
+    """
 
     id: int
     device: str
@@ -41,7 +55,20 @@ class Device:
     programme: lighting.Programme
     place: lighting.Place
     in_service_from_us: int
-    maintenance: tuple[lighting.Span, ...] = ()
+    maintenance: tuple[spans.Span, ...] = ()
+    road: str | None = None
+    history: tuple[tuple[int, "Device"], ...] = ()
+
+    def at(self, instant_us: int) -> "Device":
+        """Return the device as it was registered at an instant (microseconds since 1970).
+
+        Before it was first registered it is what it was registered as first. A day or a night is
+        counted by what held at its end: ``device.at(end - 1)``, since the end is not part of it.
+        """
+        for until_us, device in self.history:
+            if instant_us < until_us:
+                return device
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +115,7 @@ def load_registry(conn: Connection) -> Registry:
         devices = conn.execute(
             """
             SELECT d.id, d.device, d.kind, d.gateway, d.community, d.area, d.life,
-                   d.reporting_period_s, d.rated_power_w, d.programme, d.in_service_from,
+                   d.reporting_period_s, d.rated_power_w, d.programme, d.road, d.in_service_from,
                    c.latitude, c.longitude, c.time_zone,
                    ARRAY(SELECT ARRAY[lower(m.during), upper(m.during)] FROM maintenance AS m
                          WHERE m.device_id = d.id ORDER BY m.during)
@@ -96,17 +123,18 @@ def load_registry(conn: Connection) -> Registry:
             JOIN area AS c ON c.area = d.community
             """
         ).fetchall()
+        past = _load_past(conn)
     return Registry(
         revision,
         {gateway.gateway: gateway for gateway in gateways},
-        {row[1]: _device(row) for row in devices},
+        {row[1]: past.add_history(_device(row)) for row in devices},
     )
 
 
 def _device(row: Sequence[Any]) -> Device:
     (
         device_id, device, kind, gateway, community, area, life,
-        period_s, rated_power_w, programme, in_service_from,
+        period_s, rated_power_w, programme, road, in_service_from,
         latitude, longitude, time_zone, maintenance,
     ) = row  # fmt: skip
     return Device(
@@ -121,8 +149,113 @@ def _device(row: Sequence[Any]) -> Device:
         rated_power_w,
         lighting.parse_programme(programme),
         lighting.Place(latitude or 0.0, longitude or 0.0, time_zone),
-        lighting.to_us(in_service_from),
-        tuple((lighting.to_us(start), lighting.to_us(end)) for start, end in maintenance),
+        spans.to_us(in_service_from),
+        tuple((spans.to_us(start), spans.to_us(end)) for start, end in maintenance),
+        road,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What a device was until an instant (exclusive)."""
+
+    until_us: int
+    gateway: str
+    community: str
+    area: str
+    life: str
+    max_silence: timedelta
+    rated_power_w: float | None
+    programme: lighting.Programme
+    road: str | None
+
+    def of(self, device: Device) -> Device:
+        """Return what ``device`` was then, but for its place."""
+        return replace(
+            device,
+            gateway=self.gateway,
+            community=self.community,
+            area=self.area,
+            life=self.life,
+            max_silence=self.max_silence,
+            rated_power_w=self.rated_power_w,
+            programme=self.programme,
+            road=self.road,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """Versions of devices that are over; the places that communities had, the last one for ever."""
+
+    versions: Mapping[int, Sequence[_Version]]
+    places: Mapping[str, Sequence[tuple[int, lighting.Place]]]
+
+    def add_history(self, device: Device) -> Device:
+        """Return the device with its history; the same object where it has none."""
+        closed = self.versions.get(device.id, ())
+        if not closed and len(self.places[device.community]) == 1:
+            return device
+        history: list[tuple[int, Device]] = []
+        start_us = -_FOR_EVER
+        for then, until_us in [(version.of(device), version.until_us) for version in closed] + [
+            (device, _FOR_EVER)
+        ]:
+            for place_until_us, place in self.places[then.community]:
+                if place_until_us > start_us:
+                    history.append((min(until_us, place_until_us), replace(then, place=place)))
+                if place_until_us >= until_us:
+                    break
+            start_us = until_us
+        # What only followed from a change elsewhere in the tree is no other version.
+        merged = [
+            now for now, later in pairwise([*history, (_FOR_EVER, None)]) if now[1] != later[1]
+        ]
+        return replace(device, history=tuple(merged[:-1])) if len(merged) > 1 else device
+
+
+def _load_past(conn: Connection) -> _Past:
+    versions: defaultdict[int, list[_Version]] = defaultdict(list)
+    for device_id, until, *rest in conn.execute(
+        """
+        SELECT device_id, upper(during), gateway, community, area, life, reporting_period_s,
+               rated_power_w, programme, road
+        FROM device_version
+        WHERE NOT upper_inf(during)
+        ORDER BY device_id, upper(during)
+        """
+    ):
+        versions[device_id].append(_version(until, rest))
+    places: defaultdict[str, list[tuple[int, lighting.Place]]] = defaultdict(list)
+    for area, until, latitude, longitude, time_zone in conn.execute(
+        """
+        SELECT area, upper(during), latitude, longitude, time_zone
+        FROM area_version
+        WHERE area IN (SELECT community FROM device
+                       UNION SELECT community FROM device_version WHERE NOT upper_inf(during))
+        ORDER BY area, during
+        """
+    ):
+        place = lighting.Place(latitude or 0.0, longitude or 0.0, time_zone)
+        until_us = _FOR_EVER if until is None else spans.to_us(until)
+        if places[area] and places[area][-1][1] == place:
+            places[area].pop()
+        places[area].append((until_us, place))
+    return _Past(versions, places)
+
+
+def _version(until: datetime, row: Sequence[Any]) -> _Version:
+    gateway, community, area, life, period_s, rated_power_w, programme, road = row
+    return _Version(
+        spans.to_us(until),
+        gateway,
+        community,
+        area,
+        life,
+        timedelta(seconds=period_s) * lighting.SILENCE_PERIODS,
+        rated_power_w,
+        lighting.parse_programme(programme),
+        road,
     )
 
 

@@ -283,6 +283,8 @@ def conn(database: str) -> Iterator[psycopg.Connection]:
         pytest.param("\n" + _AREAS, ":1: not a registry file", id="B47-empty-first-line"),
         pytest.param(_AREAS.replace("city,,city", "city,c01,city"), ":2: ", id="B47-cycle"),
         pytest.param(_AREAS + _AREAS.splitlines()[2], ":4: area: ", id="B47-two-parents"),
+        pytest.param(_AREAS.replace("2500", "0"), ":3: residents: ", id="B47-nobody"),
+        pytest.param(_AREAS.replace("2500", "-1"), ":3: residents: ", id="B47-fewer-than-nobody"),
     ],
 )
 def test_registry_file_that_cannot_be_is_named(
@@ -296,6 +298,59 @@ def test_registry_file_that_cannot_be_is_named(
         told.startswith(": not CSV") and told in problem for problem in caught.value.problems
     ), caught.value.problems
     assert conn.execute("SELECT count(*) FROM area").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        pytest.param("c01,2026-01-01,,1\nc01,2025-01-01,2026-01-02,1", ":2: from: ", id="overlap"),
+        pytest.param("c01,2026-01-02,2026-01-01,1", ":2: to: ", id="ends-before-it-begins"),
+        pytest.param("c01,0000-01-01,,1", ":2: from: ", id="year-0"),
+        pytest.param("c01,-2026-01-01,,1", ":2: from: ", id="before-year-0"),
+        pytest.param("c01,2026-13-01,,1", ":2: from: ", id="month-13"),
+        pytest.param("c01,２０２６-01-01,,1", ":2: from: ", id="wide-digits"),
+        pytest.param("c01,2026-01-01,,0", ":2: residents: ", id="nobody"),
+        pytest.param("c01,2026-01-01,,-1", ":2: residents: ", id="fewer-than-nobody"),
+        pytest.param("c01,2026-01-01,,1e3", ":2: residents: ", id="exponent"),
+        pytest.param("c01,2026-01-01,,2147483648", ":2: residents: ", id="2^31"),
+        pytest.param("c99,2026-01-01,,1", ":2: area: ", id="no-such-area"),
+    ],
+)
+def test_b47_population_that_cannot_be_is_named(
+    conn: psycopg.Connection, tmp_path: Path, rows: str, told: str
+) -> None:
+    (tmp_path / "areas.csv").write_text(_AREAS.replace("960,2500", ","))
+    import_files(conn, [tmp_path / "areas.csv"])
+    file = tmp_path / "population.csv"
+    file.write_text(f"area,from,to,residents\n{rows}\n")
+    with pytest.raises(RegistryError) as caught:
+        import_files(conn, [file])
+    assert any(problem.startswith(f"{file}{told}") for problem in caught.value.problems)
+    assert conn.execute("SELECT count(*) FROM area_population").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("name", ["areas.xlsx", "areas.xls", "areas.xlsm"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(_AREAS.encode(), id="csv-of-another-name"),
+        pytest.param(b"PK\x05\x06" + bytes(18), id="archive-of-nothing"),
+        pytest.param(b"PK\x03\x04" + bytes(1_000), id="no-archive"),
+        pytest.param(bytes.fromhex("d0cf11e0a1b11ae1") + bytes(1_000), id="old-or-secret"),
+        pytest.param(b"\x7fELF\x02\x01\x01\0", id="program"),
+    ],
+)
+def test_b47_workbook_that_is_none_is_named(
+    conn: psycopg.Connection, tmp_path: Path, name: str, content: bytes
+) -> None:
+    """What an archive may hold and unpack to: the tests of `ingest.registry_xlsx`."""
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(RegistryError) as caught:
+        import_files(conn, [file])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{file}: is ")
 
 
 def test_b47_file_that_is_none_is_named(conn: psycopg.Connection, tmp_path: Path) -> None:

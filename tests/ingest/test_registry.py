@@ -17,7 +17,7 @@ from edge_agent.config import load as load_agent_config
 from ingest import pki
 from ingest.errors import PkiError, RegistryError
 from ingest.registry import add_gateway, add_maintenance, import_files
-from ingest.registry_csv import TABLES
+from ingest.registry_tables import TABLES
 
 AREAS = """\
 area,parent,level,name,name_en,time_zone,latitude,longitude,households,residents
@@ -109,7 +109,9 @@ class TestImport:
             "area": 4,
             "gateway": 2,
             "device": 3,
+            "population": 0,
         }
+        assert report.opened == {"c01": 3000}
         assert one(conn, "SELECT path::text FROM area WHERE area = 'c01-g01'") == "city.c01.c01_g01"
         assert one(
             conn,
@@ -153,7 +155,7 @@ class TestImport:
     ) -> None:
         before = revision(registered)
         report = import_files(registered, files)
-        assert (report.changed, report.unchanged) == ([], 9)
+        assert (report.changed, report.unchanged) == ([], 10)
         assert not any(report.added.values())
         assert revision(registered) == before
 
@@ -217,14 +219,75 @@ class TestImport:
     ) -> None:
         before = revision(conn)
         report = import_files(conn, files, dry_run=True)
-        assert report.lines() == [
+        assert [line.removeprefix(f"{files[0].parent}/") for line in report.lines()] == [
+            "areas.csv:2: area city: would be added",
+            "areas.csv:3: area c01: would be added",
+            "areas.csv:4: area c01-g01: would be added",
+            "areas.csv:5: area c02: would be added",
             "area: 4 would be added: city, c01, c01-g01, c02",
+            "gateways.csv:2: gateway gw-c01-a: would be added",
+            "gateways.csv:3: gateway gw-c02-a: would be added",
             "gateway: 2 would be added: gw-c01-a, gw-c02-a",
+            "devices.csv:2: device c01-lamp-001: would be added",
+            "devices.csv:3: device c01-bin-001: would be added",
+            "devices.csv:4: device c02-gate-001: would be added",
             "device: 3 would be added: c01-lamp-001, c01-bin-001, c02-gate-001",
+            "population c01: 3000 residents, would hold from today on",
             "9 would be added, 0 would be changed, 0 unchanged",
         ]
         assert one(conn, "SELECT count(*) FROM area") == 0
         assert revision(conn) == before
+
+    def test_a_dry_run_tells_each_change_with_its_row(
+        self, registered: psycopg.Connection, tmp_path: Path
+    ) -> None:
+        text = DEVICES.replace("East 1", "East One").replace(",planned,,30,", ",in_service,,60,")
+        moved = "area,parent,level,name\nd1,city,district,一区\nc01,d1,community,一社区\n"
+        paths = write(tmp_path, {"new": text, "moved": moved})
+        report = import_files(registered, paths, dry_run=True)
+        assert [line.removeprefix(f"{tmp_path}/") for line in report.lines()] == [
+            "moved.csv:2: area d1: would be added",
+            "area: 1 would be added: d1",
+            "moved.csv:3: area c01: parent: 'city' -> 'd1'",
+            "area c01: path: 'city.c01' -> 'city.d1.c01'",
+            "area c01-g01: path: 'city.c01.c01_g01' -> 'city.d1.c01.c01_g01'",
+            "new.csv:2: device c01-lamp-001: name_en: 'East 1' -> 'East One'",
+            "new.csv:4: device c02-gate-001: life: 'planned' -> 'in_service'",
+            "new.csv:4: device c02-gate-001: reporting_period_s: 30.0 -> 60.0",
+            "1 would be added, 4 would be changed, 6 unchanged",
+        ]
+        assert one(registered, "SELECT count(*) FROM area WHERE area = 'd1'") == 0
+
+    def test_the_facility_register_is_stored(
+        self, registered: psycopg.Connection, tmp_path: Path
+    ) -> None:
+        header = (
+            "device,kind,gateway,area,component_code,owner,maker,model,planned_on,installed_on,"
+            "warranty_until,road"
+        )
+        row = (
+            "c01-lamp-001,lamp,gw-c01-a,c01,0312-000123,街道办,ACME,L60/4000K,2024-11-01,"
+            "2025-02-03,2030-02-03,东路"
+        )
+        report = import_files(registered, write(tmp_path, {"new": f"{header}\n{row}\n"}))
+        assert "installed_on: None -> 2025-02-03" in "\n".join(report.lines())
+        assert one(
+            registered,
+            """
+            SELECT component_code, owner, maker, model, planned_on, installed_on, warranty_until,
+                   road
+            FROM device WHERE device = 'c01-lamp-001'
+            """,
+        ) == (
+            "0312-000123",
+            "街道办",
+            "ACME",
+            "L60/4000K",
+            date(2024, 11, 1),
+            date(2025, 2, 3),
+            date(2030, 2, 3),
+            "东路",
+        )
 
     @pytest.mark.parametrize(
         "content",
@@ -251,6 +314,15 @@ class TestImport:
         text = DEVICES.replace("2026-01-01T00:00:00+08:00", "2026-01-03T20:00:00+08:00")
         import_files(registered, write(tmp_path, {"new": text}))
         assert dirty(registered) == [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
+
+    def test_a_corrected_start_of_service_has_its_days_computed_again(
+        self, registered: psycopg.Connection, tmp_path: Path
+    ) -> None:
+        add_days(registered, "c01", date(2025, 12, 30), 8)
+        text = DEVICES.replace("2026-01-01T00:00:00+08:00", "2026-01-03T20:00:00+08:00")
+        import_files(registered, write(tmp_path, {"new": text}))
+        days = [day for _, day, reason in marked_days(registered) if reason == "registry"]
+        assert days[-3:] == [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 
     @pytest.mark.parametrize(
         ("before", "after"),
@@ -285,6 +357,27 @@ def add_nights(conn: psycopg.Connection, device: str, first: date, count: int) -
         """,
         {"device": device, "first": first, "last": first + timedelta(days=count - 1)},
     )
+
+
+def add_days(conn: psycopg.Connection, community: str, first: date, count: int) -> None:
+    conn.execute(
+        """
+        INSERT INTO community_day (domain, day, community, ends_at)
+        SELECT 'equipment', day::date, %(community)s,
+               (day::date + 1)::timestamp AT TIME ZONE 'Asia/Shanghai'
+        FROM generate_series(%(first)s, %(last)s, INTERVAL '1 day') AS day
+        """,
+        {"community": community, "first": first, "last": first + timedelta(days=count - 1)},
+    )
+
+
+def marked_days(conn: psycopg.Connection) -> list[tuple[str, date, str]]:
+    return conn.execute(
+        """
+        SELECT community, day, dirty FROM community_day WHERE dirty IS NOT NULL
+        ORDER BY community, day
+        """
+    ).fetchall()
 
 
 def dirty(conn: psycopg.Connection) -> list[date]:
@@ -373,8 +466,27 @@ class TestRefusal:
             pytest.param(
                 "1200,3000",
                 "1200,3e3",
-                "areas.csv:3: residents: value '3e3': expected a whole number from 0 to 2147483647",
+                "areas.csv:3: residents: value '3e3': expected a whole number from 1 to 2147483647",
                 id="residents",
+            ),
+            pytest.param(
+                "1200,3000",
+                "1200,0",
+                "areas.csv:3: residents: value '0': expected a whole number from 1 to 2147483647",
+                id="nobody-lives-there",
+            ),
+            pytest.param(
+                "c01,city,community",
+                "c01,c01,community",
+                "areas.csv:3: parent: value 'c01': the areas form a circle: c01 > c01",
+                id="its-own-parent",
+            ),
+            pytest.param(
+                "sun+15-10",
+                "sun+720-720",
+                "devices.csv:2: programme: value 'sun+720-720':"
+                " never lights: no night at community 'c01' is long enough",
+                id="programme-that-never-lights",
             ),
             pytest.param(
                 "Model City",
@@ -488,7 +600,8 @@ class TestRefusal:
                 "ratd_power_w",
                 "devices.csv:1: ratd_power_w: unknown column, known are device, kind, gateway,"
                 " area, name, name_en, life, in_service_from, reporting_period_s, rated_power_w,"
-                " programme",
+                " programme, component_code, owner, maker, model, planned_on, installed_on,"
+                " warranty_until, road",
                 id="column",
             ),
             pytest.param(
@@ -507,7 +620,8 @@ class TestRefusal:
                 "gateway,community",
                 "gw,community",
                 "gateways.csv:1: not a registry file: its header must have at least"
-                " area,level,name; gateway,community; device,kind,gateway,area",
+                " area,level,name; gateway,community; device,kind,gateway,area;"
+                " area,from,residents",
                 id="not-a-registry-file",
             ),
         ],
@@ -606,10 +720,41 @@ class TestRefusal:
         assert problems[-1] == "and 500 more"
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("installed_on", "0000-01-01", "expected a date from 1950 to 2099, such as 2026-03-01"),
+        ("installed_on", "1949-12-31", "expected a date from 1950 to 2099, such as 2026-03-01"),
+        ("installed_on", "2026-02-30", "expected a date from 1950 to 2099, such as 2026-03-01"),
+        ("installed_on", "20260203", "expected a date from 1950 to 2099, such as 2026-03-01"),
+        ("planned_on", "3.2.2026", "expected a date from 1950 to 2099, such as 2026-03-01"),
+        ("warranty_until", "2025-02-02", "must not lie before installed_on 2025-02-03"),
+        ("component_code", "03 12", "must match ^[0-9A-Za-z][0-9A-Za-z./_-]{0,63}$"),
+        ("owner", "=HYPERLINK(1)", "must not begin with = + - @, which spreadsheets take for a"
+         " formula"),
+        ("road", "x" * 201, "at most 200 characters"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_facility_register_is_named(
+    registered: psycopg.Connection, tmp_path: Path, column: str, value: str, expected: str
+) -> None:
+    cells = {
+        "device": "c01-lamp-001",
+        "kind": "lamp",
+        "gateway": "gw-c01-a",
+        "area": "c01",
+        "installed_on": "2025-02-03",
+    } | {column: value}
+    text = f"{','.join(cells)}\n{','.join(cells.values())}\n"
+    assert refusal(registered, tmp_path, {"d": text}) == [
+        f"d.csv:2: {column}: value {value!r}: {expected}"
+    ]
+
+
 def test_every_column_is_documented() -> None:
     text = (Path(__file__).parents[2] / "docs/registry.md").read_text(encoding="utf-8")
     for table in TABLES:
-        section = text.partition(f"## {table.name}s.csv")[2].partition("\n## ")[0]
+        section = text.partition(f"## {table.file}.csv")[2].partition("\n## ")[0]
         listed = re.findall(r"^\| `(\w+)` \| (yes|) *\|", section, re.MULTILINE)
         assert listed == [
             (column.name, "yes" if column.required else "") for column in table.columns
@@ -734,6 +879,14 @@ class TestMaintenance:
         assert dirty(registered) == [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
         assert count == 3
         assert revision(registered) == before + 1
+
+    def test_the_days_it_touches_are_marked(self, registered: psycopg.Connection) -> None:
+        add_days(registered, "c01", date(2025, 12, 30), 8)
+        add_days(registered, "c02", date(2025, 12, 30), 8)
+        add_maintenance(registered, "c01-lamp-001", self.START, self.END, "换灯")
+        assert marked_days(registered) == [
+            ("c01", date(2026, 1, day), "maintenance") for day in (2, 3, 4)
+        ]
 
     def test_twice_is_once(self, registered: psycopg.Connection) -> None:
         for _ in range(2):
