@@ -451,7 +451,7 @@ class Demo:
                 time.sleep(0.1)
 
 
-_REGISTRY_FILES = ("areas.csv", "gateways.csv", "devices.csv")
+_REGISTRY_FILES = ("areas.csv", "gateways.csv", "devices.csv", "population.csv")
 
 
 @dataclass(slots=True)

@@ -15,13 +15,15 @@ import psycopg
 from edge_agent.messages import GapEvent, Lane, LiveGateway
 from ingest import metrics
 from ingest.alerts import Clear, Raise
+from ingest.daily import days_over
+from ingest.indicators.spans import to_us
 from ingest.judge import Judged
 from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
 from ingest.presence import is_silent
 from ingest.rules import Rule
-from ingest.store import alerts, dead_letters, gateways, readings, streams
-from ingest.store.devices import Gateway
+from ingest.store import alerts, community_days, dead_letters, gateways, readings, streams
+from ingest.store.devices import Device, Gateway
 from ingest.store.streams import Hole, StreamKey
 from ingest.writer import Common, Writer
 
@@ -55,6 +57,7 @@ class EventWriter(Writer):
     def store(self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime) -> None:
         """Store events by class, gaps and statuses; let events speak to their rules."""
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
+        known: list[tuple[Device, int]] = []
         for item in fresh:
             match item.event:
                 case None:
@@ -68,10 +71,14 @@ class EventWriter(Writer):
                         (device.id, event.at, item.message.received_at, *fields(event, table))
                     )
                     self.projection.fold_event(device, event, item.message.received_at)
+                    known.append((device, to_us(event.at)))
         for kind, values in rows.items():
             table = KINDS[kind].events
             assert table is not None
             readings.copy_in(conn, table, values)
+        late = days_over(known, to_us(now))
+        if late:
+            community_days.mark(conn, late.items(), "late")
         self._close_vanished(conn, fresh, now)
         statuses = {
             item.gateway: (item.status, item.message.received_at)

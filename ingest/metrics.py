@@ -15,6 +15,9 @@ READINGS = Counter("linli_ingest_readings", "Readings stored", ["kind"])
 EVENTS = Counter("linli_ingest_events", "Events stored", ["kind"])
 DEAD_LETTERS = Counter("linli_ingest_dead_letters", "Refused, by reason", ["reason"])
 FLUSHES = Histogram("linli_ingest_flush_seconds", "From taking a flush to its COMMIT", ["lane"])
+DAYS = Histogram(
+    "linli_ingest_day_seconds", "From reading a community's day to its COMMIT", ["domain"]
+)
 RETRIES = Counter("linli_ingest_flush_retries", "Flushes the database could not store", ["lane"])
 QUEUE = Gauge("linli_ingest_queue_messages", "Received and not yet taken", ["lane"])
 ALERTS = Counter("linli_ingest_alert_changes", "Alerts raised and cleared", ["rule"])

@@ -14,7 +14,7 @@ from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import LiveDevice
 from ingest.alerts import IDLE, Active, Decision, Pending, Raise, Track, elapse, step
-from ingest.indicators import lighting
+from ingest.indicators import lighting, spans
 from ingest.kinds import KINDS
 from ingest.kinds.base import Condition, Context
 from ingest.rules import Rule, RuleBook
@@ -71,7 +71,7 @@ class Projection:
     def _set_registry(self, registry: Registry) -> None:
         self._registry = registry
         self._by_id = {device.id: device for device in registry.devices.values()}
-        self._due: dict[NightKey, tuple[lighting.Span, ...]] = {}
+        self._due: dict[NightKey, tuple[spans.Span, ...]] = {}
 
     def restore(
         self,
@@ -184,7 +184,7 @@ class Projection:
         if before is not None and reading.at < before.at:
             # Latest state only moves forward; what is past is restated from raw.
             if isinstance(reading, LampReading):
-                at_us = lighting.to_us(reading.at)
+                at_us = spans.to_us(reading.at)
                 zone = device.place.time_zone
                 for instant in (at_us, at_us + device.max_silence // _US):
                     self.delta.dirty.add((device.id, lighting.night_of(instant, zone)))
@@ -220,12 +220,12 @@ class Projection:
 
     def _settle(self, device: Device, since: datetime, lit: bool, until: datetime) -> None:
         """Add what the reading at ``since`` held, now that the next one ended its hold."""
-        start = lighting.to_us(since)
-        end = min(lighting.to_us(until), start + device.max_silence // _US)
+        start = spans.to_us(since)
+        end = min(spans.to_us(until), start + device.max_silence // _US)
         zone = device.place.time_zone
         night, last = lighting.night_of(start, zone), lighting.night_of(end, zone)
         while night <= last:
-            covered = lighting.overlap(self._due_of(device, night), start, end)
+            covered = spans.overlap(self._due_of(device, night), start, end)
             if covered:
                 key = (device.id, night)
                 before = self.delta.settled.get(key, (0, 0))
@@ -235,30 +235,30 @@ class Projection:
                 )
             night += timedelta(days=1)
 
-    def _due_of(self, device: Device, night: date) -> tuple[lighting.Span, ...]:
+    def _due_of(self, device: Device, night: date) -> tuple[spans.Span, ...]:
         if device.life == "installed":  # not in service yet: nothing is due, no row is made
             return ()
         key = (device.id, night)
-        spans = self._due.get(key)
-        if spans is None or (key not in self._nights and key not in self.delta.opened):
+        known = self._due.get(key)
+        if known is None or (key not in self._nights and key not in self.delta.opened):
             opened = open_night(device, night)
-            spans = self._due[key] = opened.due
+            known = self._due[key] = opened.due
             self.delta.opened[key] = opened
-        return spans
+        return known
 
     def _is_due(self, device: Device, at: datetime) -> tuple[bool, datetime | None]:
         """Return whether light is due at ``at``, and until when this stays so, if that is known."""
-        at_us = lighting.to_us(at)
+        at_us = spans.to_us(at)
         zone = device.place.time_zone
         night = lighting.night_of(at_us, zone)
         for start, end in self._due_of(device, night):
             if at_us < start:
-                return False, lighting.from_us(start)
+                return False, spans.from_us(start)
             if at_us < end:
                 # Due over noon goes on in the next night.
                 if end == lighting.night_span(night, zone)[1]:
                     return True, None
-                return True, lighting.from_us(end)
+                return True, spans.from_us(end)
         return False, None
 
     def _ask_rules(

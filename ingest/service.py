@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ingest process: two lanes, each with its own identity, connection and thread."""
+"""The ingest process: two lanes and the keeper of days, each with its connection and thread."""
 
 import gc
 import logging
@@ -15,6 +15,7 @@ from psycopg import pq
 from ingest import failpoints, metrics, migrate
 from ingest.config import Config, Flush
 from ingest.consumer import PACKET_BYTES_MAX, Consumer, Subscription
+from ingest.daily import DailyKeeper
 from ingest.errors import ConfigError, OperatorError, Unavailable
 from ingest.events import EventWriter
 from ingest.judge import Limits
@@ -94,7 +95,8 @@ def run(config: Config) -> None:
             Subscription("result"),
         ),
     )
-    _work(config, (events, telemetry))
+    keeper = DailyKeeper(config.database.dsn, lambda: telemetry.registry)
+    _work(config, (events, telemetry), keeper)
 
 
 def _await_schema(config: Config) -> None:
@@ -118,7 +120,7 @@ def _check_progress(writer: Writer, now: float) -> None:
         raise OperatorError(f"the {writer.lane} lane hangs: it does not hear itself any more")
 
 
-def _work(config: Config, writers: tuple[Writer, ...]) -> None:
+def _work(config: Config, writers: tuple[Writer, ...], keeper: DailyKeeper) -> None:
     stopping = threading.Event()
 
     def request_stop(number: int, frame: FrameType | None) -> None:
@@ -141,21 +143,25 @@ def _work(config: Config, writers: tuple[Writer, ...]) -> None:
 
     server = metrics.serve(config.ingest.metrics_host, config.ingest.metrics_port, not_ready)
     log.info("ingest starting metrics=%s:%d", *server.server_address[:2])
-    for thread in threads:
+    days = threading.Thread(target=keeper.run, name="days", daemon=True)
+    for thread in (*threads, days):
         thread.start()
     gc.freeze()
     # A dead thread would look like silence: end the process, so that it is started anew.
     while not stopping.wait(_WATCH_INTERVAL_S):
         now = time.monotonic()
+        if not days.is_alive():
+            raise OperatorError("keeping the days ended by an error, see the log above")
         for writer, thread in zip(writers, threads, strict=True):
             if not thread.is_alive() or not writer.consumer.alive:
                 raise OperatorError(f"the {writer.lane} lane ended by an error, see the log above")
             writer.abort_if_stuck(now)
             _check_progress(writer, now)
             writer.consumer.probe()
+    keeper.stop()
     for writer in writers:
         writer.stop()
-    for thread in threads:
+    for thread in (*threads, days):
         thread.join(_STOP_S)
     for writer in writers:
         writer.consumer.stop()

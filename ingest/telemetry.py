@@ -11,13 +11,14 @@ import psycopg
 from edge_agent.kinds import Reading
 from edge_agent.messages import Lane
 from ingest import metrics
-from ingest.indicators import lighting
+from ingest.daily import days_over
+from ingest.indicators import lighting, spans
 from ingest.judge import Judged
 from ingest.kinds import DEVICE_SILENT, KINDS
 from ingest.kinds.base import fields
 from ingest.presence import is_silent
 from ingest.projection import Delta
-from ingest.store import alerts, devices, lamp_nights, readings
+from ingest.store import alerts, community_days, devices, lamp_nights, readings
 from ingest.writer import Writer
 
 _RECOMPUTE_INTERVAL: Final = timedelta(seconds=1)
@@ -53,6 +54,11 @@ class TelemetryWriter(Writer):
             readings.copy_in(conn, KINDS[kind].readings, values)
         self.projection.fold(folded)
         self._write(conn, self.projection.delta, now)
+        late = days_over(
+            ((device, spans.to_us(reading.at)) for device, reading, _ in folded), spans.to_us(now)
+        )
+        if late:
+            community_days.mark(conn, late.items(), "late")
 
     def _write(self, conn: psycopg.Connection, delta: Delta, now: datetime) -> None:
         if delta.states:
@@ -108,8 +114,8 @@ class TelemetryWriter(Writer):
 
     def _open_windows(self, conn: psycopg.Connection, now: datetime) -> None:
         """Open each lamp's nights up to the present one, heard or not; close what is over."""
-        now_us = lighting.to_us(now)
-        back_us = lighting.to_us(now - _NIGHTS_BACK)
+        now_us = spans.to_us(now)
+        back_us = spans.to_us(now - _NIGHTS_BACK)
         nights: list[lamp_nights.Night] = []
         for device in self.registry.devices.values():
             if device.kind != "lamp" or device.life != "in_service":

@@ -38,7 +38,7 @@ Data = Annotated[Path, typer.Option(help="Folder of the outboxes and the ledger.
 
 @app.command("registry")
 def write_registry(
-    out: Annotated[Path, typer.Option(help="Folder for areas.csv, gateways.csv, devices.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder for the CSV files.")],
     in_service_from: Annotated[
         str | None, typer.Option(help="ISO instant with a zone; by default a day ago.")
     ] = None,

@@ -240,7 +240,10 @@ def _devices(seed: int, community: Area) -> Iterable[Device]:
 
 
 def write(city: City, folder: Path) -> list[Path]:
-    """Write ``areas.csv``, ``gateways.csv`` and ``devices.csv``; return the files."""
+    """Write areas, gateways, devices and population as CSV; return the files.
+
+    People have lived there since long before anything was measured.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     since = instant(city.in_service_us).isoformat()
     areas = [
@@ -290,6 +293,21 @@ def write(city: City, folder: Path) -> list[Path]:
             "device,kind,gateway,area,name,name_en,life,in_service_from,reporting_period_s,"
             "rated_power_w,programme",
             devices,
+        ),
+        _table(
+            folder / "population.csv",
+            "area,from,to,residents,households",
+            [
+                (
+                    area.area,
+                    f"{instant(city.in_service_us).year - 2}-01-01",
+                    "",
+                    area.residents,
+                    area.households,
+                )
+                for area in city.areas
+                if area.residents
+            ],
         ),
     ]
 

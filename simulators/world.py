@@ -15,8 +15,8 @@ from math import cos, pi, sin
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from astral import Observer
-from astral.sun import sun
+from astral import Observer, refraction_at_zenith
+from astral.sun import SUN_APPARENT_RADIUS, elevation
 
 from simulators.chance import Draw
 from simulators.faults import Fault
@@ -25,6 +25,10 @@ from simulators.spans import HOUR, MINUTE, SECOND, Span, clip, instant, micros
 
 ZONE: Final = ZoneInfo(TIME_ZONE)
 DAY: Final = 24 * HOUR
+# Where the sun's centre is when its upper edge, lifted by the air, is seen on the horizon: degrees
+# from the zenith, and of height.
+_EDGE: Final = 90 + SUN_APPARENT_RADIUS
+_HORIZON_DEG: Final = 90 - (_EDGE + refraction_at_zenith(_EDGE))
 
 # How busy each hour of the day is: people leave for work, come home, and sleep.
 _PEOPLE: Final = (
@@ -160,9 +164,12 @@ def due(programme: str, place: Area, night: int) -> list[Span]:
     tomorrow = today + timedelta(days=1)
     if programme.startswith("sun"):
         after, _, before = programme.removeprefix("sun").removeprefix("+").partition("-")
-        observer = Observer(place.latitude, place.longitude)
-        sunset = micros(sun(observer, today, tzinfo=ZONE)["sunset"])
-        sunrise = micros(sun(observer, tomorrow, tzinfo=ZONE)["sunrise"])
+        noon, midnight, next_noon = (
+            micros(datetime.combine(day, clock, ZONE))
+            for day, clock in ((today, time(12)), (tomorrow, time(0)), (tomorrow, time(12)))
+        )
+        sunset = _horizon(place, noon, midnight)
+        sunrise = _horizon(place, next_noon, midnight)
         spans = [(sunset + int(after or 0) * MINUTE, sunrise - int(before or 0) * MINUTE)]
     else:
         clocks = [time.fromisoformat(clock) for clock in programme.split("-")]
@@ -172,6 +179,29 @@ def due(programme: str, place: Area, night: int) -> list[Span]:
         )
         spans = [(start, end)] if start < end else [(whole[0], end), (start, whole[1])]
     return clip(spans, whole)
+
+
+def _horizon(place: Area, up: int, down: int) -> int:
+    """Return when the sun's upper edge crosses the horizon between two instants.
+
+    By halving, from the sun's height alone: astral's own sunrise goes by the date of UTC, and finds
+    none where it falls on that date's midnight, as it does here in January.
+    """
+    observer = Observer(place.latitude, place.longitude)
+
+    def height(second: int) -> float:  # astral knows whole seconds only
+        at = instant(second * SECOND)
+        return elevation(observer, at, with_refraction=False) - _HORIZON_DEG
+
+    light, dark = up // SECOND, down // SECOND
+    while abs(light - dark) > 1:
+        middle = (light + dark) // 2
+        if height(middle) > 0:
+            light = middle
+        else:
+            dark = middle
+    part = height(light) / (height(light) - height(dark))
+    return light * SECOND + round(part * (dark - light) * SECOND)
 
 
 def people_time(share: float) -> int:

@@ -3,21 +3,22 @@
 
 Lighting uptime = lit time within due and observed time / due and observed time (domain.md; no
 official formula was found). A reading holds until the next one, at most ``max_silence``; after
-that the lamp is unknown, neither lit nor dark. All times are integers, microseconds since 1970 in
-UTC, so sums are exact and do not depend on order.
+that the lamp is unknown, neither lit nor dark.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
-from astral import Observer
-from astral.sun import elevation, sunrise, sunset
+from astral import refraction_at_zenith
+from astral.julian import julianday, julianday_to_juliancentury
+from astral.sun import SUN_APPARENT_RADIUS, eq_of_time, sun_declination
+
+from ingest.indicators.spans import Span, clip, from_us, to_us
 
 RULE_VERSION: Final = 1
 TARGET: Final = 0.97
@@ -26,14 +27,29 @@ TARGET_SOURCE: Final = "R0"
 LIT_POWER_SHARE: Final = 0.2
 # Reporting periods a reading holds when no later one comes.
 SILENCE_PERIODS: Final = 3
-# The sun's upper edge on the horizon, with refraction; degrees.
-_HORIZON: Final = -0.833
+# Levels a programme may dim to, percent of full output: one that draws less than the share above
+# would read as dark where only power is metered.
+LEVELS_PCT: Final = range(20, 101)
+# Where the sun's centre is when its upper edge, lifted by refraction, is on the horizon: degrees
+# from the zenith.
+_EDGE: Final = 90.0 + SUN_APPARENT_RADIUS
+_ZENITH: Final = _EDGE + refraction_at_zenith(_EDGE)
+_LATITUDE_MAX: Final = 89.8
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MINUTE_US: Final = 60 * 10**6
+_DAY: Final = timedelta(days=1)
+# The longest nights of both hemispheres first: hardly any programme is asked for more than one.
+_YEAR: Final = (
+    date(2026, 12, 21),
+    date(2026, 6, 21),
+    *(date(2026, 1, 1) + timedelta(days=day) for day in range(365)),
+)
 
 DEFINITION: Final = {
-    "zh-CN": "亮灯率(按时间)= 应亮且可知时段内的亮灯时间 ÷ 应亮且可知的时间。"
-    "应亮时段:所在社区日落至次日日出(含偏移)或该灯的定时方案,扣除已批准的检修。"
-    "一次上报的状态有效至下一次上报,最长为三个上报周期,其后为未知:"
-    "下限按未知为灭计,上限按未知为亮计。下限达到目标为达标,上限低于目标为未达标,其余暂不能判定。",
+    "zh-CN": "亮灯率（按时间）= 应亮且可知时段内的亮灯时间 ÷ 应亮且可知的时间。"
+    "应亮时段：所在社区日落至次日日出（含偏移）或该灯的定时方案，扣除已批准的检修。"
+    "一次上报的状态有效至下一次上报，最长为三个上报周期，其后为未知："
+    "下限按未知为灭计，上限按未知为亮计。下限达到目标为达标，上限低于目标为未达标，其余暂不能判定。",
     "en": "Lighting uptime (by time) = lit time within due and known time / due and known time. "
     "Due: from sunset to sunrise at the community (with offsets) or the lamp's own programme, "
     "less accepted maintenance. A report holds until the next one, at most three reporting "
@@ -41,20 +57,6 @@ DEFINITION: Final = {
     "as lit. Met when the lower bound reaches the target, not met when the upper bound is below "
     "it, otherwise undetermined.",
 }
-
-Span = tuple[int, int]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def to_us(instant: datetime) -> int:
-    """Return an aware instant as whole microseconds since 1970 in UTC."""
-    return (instant - _EPOCH) // _MICROSECOND
-
-
-def from_us(us: int) -> datetime:
-    """Return microseconds since 1970 as an aware instant in UTC."""
-    return _EPOCH + timedelta(microseconds=us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,20 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Dimming:
+    """From a local time on, or from the start (``at`` is None): percent of full output."""
+
+    at: time | None
+    level_pct: int
+
+
+@dataclass(frozen=True, slots=True)
 class SunProgramme:
     """Due from ``after_sunset`` after sunset to ``before_sunrise`` before sunrise."""
 
     after_sunset: timedelta = timedelta(0)
     before_sunrise: timedelta = timedelta(0)
+    levels: tuple[Dimming, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,30 +91,55 @@ class ClockProgramme:
 
     start: time
     end: time
+    levels: tuple[Dimming, ...] = ()
 
 
 Programme = SunProgramme | ClockProgramme
 _SUN = re.compile(r"sun(?:\+(\d{1,3})-(\d{1,3}))?")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
-_ALWAYS = ClockProgramme(time(12), time(12))
+_DIMMING = re.compile(r"(?:([01]\d|2[0-3]):([0-5]\d))?@([1-9]\d{1,2})")
 
 
 @lru_cache(maxsize=1_000)
 def parse_programme(text: str) -> Programme:
     """Parse ``sun``, ``sun+15-10`` (minutes), ``always`` or ``18:00-06:00`` (local times).
 
+    Each may be followed by its levels, 20 to 100 % of full output: ``sun@100,23:00@50`` dims to
+    half at eleven. A dimmed lamp is lit: levels never change when a lamp is due.
+
     Raises:
         ValueError: None of these.
     """
-    if text == "always":
-        return _ALWAYS
-    if match := _SUN.fullmatch(text):
-        after, before = (timedelta(minutes=int(group or 0)) for group in match.groups())
-        return SunProgramme(after, before)
-    if match := _CLOCK.fullmatch(text):
-        hour, minute, hour_end, minute_end = (int(group) for group in match.groups())
-        return ClockProgramme(time(hour, minute), time(hour_end, minute_end))
-    raise ValueError(f"not a lamp programme: {text!r}; write sun, sun+15-10, always or 18:00-06:00")
+    first, *later = text.split(",")
+    schedule, at, level = first.partition("@")
+    steps = [_dimming(step, first=False) for step in later]
+    if at:
+        steps = [_dimming(at + level, first=True), *steps]
+    elif later:
+        steps = [None]
+    levels = tuple(step for step in steps if step is not None)
+    times = [step.at for step in levels]
+    if len(levels) == len(steps) and len(set(times)) == len(times):
+        if schedule == "always":
+            return ClockProgramme(time(12), time(12), levels)
+        if match := _SUN.fullmatch(schedule):
+            after, before = (timedelta(minutes=int(group or 0)) for group in match.groups())
+            return SunProgramme(after, before, levels)
+        if match := _CLOCK.fullmatch(schedule):
+            hour, minute, hour_end, minute_end = (int(group) for group in match.groups())
+            return ClockProgramme(time(hour, minute), time(hour_end, minute_end), levels)
+    raise ValueError(
+        f"not a lamp programme: {text!r}; write sun, sun+15-10, always or 18:00-06:00, "
+        "with levels sun@100,23:00@50"
+    )
+
+
+def _dimming(text: str, *, first: bool) -> Dimming | None:
+    """Parse one step: ``@100`` is the first, ``23:00@50`` any later one."""
+    match = _DIMMING.fullmatch(text)
+    if match is None or int(match[3]) not in LEVELS_PCT or (match[1] is None) != first:
+        return None
+    return Dimming(None if first else time(int(match[1]), int(match[2])), int(match[3]))
 
 
 def night_of(instant_us: int, zone: str) -> date:
@@ -139,43 +175,20 @@ def due(programme: Programme, place: Place, night: date) -> tuple[Span, ...]:
                 ((begin, finish),) if begin < finish else ((whole[0], finish), (begin, whole[1]))
             )
         case SunProgramme(after_sunset, before_sunrise):
-            spans = (
-                (
-                    _sun_event(sunset, place, night, whole) + after_sunset // _MICROSECOND,
-                    _sun_event(sunrise, place, night + timedelta(days=1), whole)
-                    - before_sunrise // _MICROSECOND,
-                ),
+            after, before = (offset // _MICROSECOND for offset in (after_sunset, before_sunrise))
+            spans = tuple(
+                (sunset + after, sunrise - before) for sunset, sunrise in _darkness(place, night)
             )
     return clip(spans, whole)
 
 
-def clip(spans: Iterable[Span], within: Span) -> tuple[Span, ...]:
-    """Return the parts of ``spans`` that lie within one span."""
-    cut = ((max(start, within[0]), min(end, within[1])) for start, end in spans)
-    return tuple(span for span in cut if span[0] < span[1])
+@lru_cache(maxsize=1_000)
+def never_lights(programme: Programme, place: Place) -> bool:
+    """Return whether a lamp of this programme is due in no night of a year (2026): a mistake.
 
-
-def subtract(spans: Iterable[Span], removed: Iterable[Span]) -> tuple[Span, ...]:
-    """Return ``spans`` without ``removed`` (accepted maintenance)."""
-    rest = tuple(spans)
-    for start, end in removed:
-        rest = tuple(
-            part
-            for span in rest
-            for part in ((span[0], min(span[1], start)), (max(span[0], end), span[1]))
-            if part[0] < part[1]
-        )
-    return rest
-
-
-def length(spans: Iterable[Span]) -> int:
-    """Return the time that disjoint spans cover, in microseconds."""
-    return sum(end - start for start, end in spans)
-
-
-def overlap(spans: Iterable[Span], start: int, end: int) -> int:
-    """Return how much of disjoint ``spans`` lies in ``[start, end)``, in microseconds."""
-    return sum(max(0, min(stop, end) - max(begin, start)) for begin, stop in spans)
+    ``sun+720-720`` never is, but where the sun stays down for days.
+    """
+    return not any(due(programme, place, night) for night in _YEAR)
 
 
 def is_lit(lit: bool | None, power_w: float | None, rated_power_w: float | None) -> bool | None:
@@ -187,54 +200,77 @@ def is_lit(lit: bool | None, power_w: float | None, rated_power_w: float | None)
     return power_w >= LIT_POWER_SHARE * rated_power_w
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """What one reading is known to mean: light or dark from ``start`` to ``end``."""
-
-    start: int
-    end: int
-    lit: bool
-
-
-def holds(readings: Sequence[tuple[int, bool]], max_silence_us: int) -> Iterator[Hold]:
-    """Yield how long each reading but the last is valid.
-
-    Args:
-        readings: Instant and light, ordered by both: of two readings with one instant, lit wins.
-        max_silence_us: How long a reading holds when no later one comes.
-    """
-    for (start, lit), (later, _) in pairwise(readings):
-        if later > start:
-            yield Hold(start, min(later, start + max_silence_us), lit)
-
-
-def settle(
-    spans: Sequence[Span], readings: Sequence[tuple[int, bool]], max_silence_us: int
-) -> tuple[int, int]:
-    """Return lit and dark time within ``spans`` as all readings but the open last one settle it."""
-    lit = dark = 0
-    for hold in holds(readings, max_silence_us):
-        covered = overlap(spans, hold.start, hold.end)
-        if hold.lit:
-            lit += covered
-        else:
-            dark += covered
-    return lit, dark
-
-
 def _local(night: date, clock: time, zone: ZoneInfo) -> int:
     """Return the instant at which local clocks show ``clock`` within the night of ``night``."""
     day = night if clock >= time(12) else night + timedelta(days=1)
     return to_us(datetime.combine(day, clock, zone))
 
 
-def _sun_event(event: Callable[..., datetime], place: Place, day: date, night: Span) -> int:
-    """Return sunset or sunrise; where there is none, the end of the night that makes it so."""
-    observer = Observer(place.latitude, place.longitude)
-    zone = ZoneInfo(place.time_zone)
-    try:
-        return to_us(event(observer, date=day, tzinfo=zone))
-    except ValueError:  # astral's word for a sun that does not cross the horizon that day
-        sun_is_up = elevation(observer, datetime.combine(day, time(12), zone)) > _HORIZON
-        # Up all day: never dark, so dusk lies after the night and dawn before it.
-        return night[1 if sun_is_up == (event is sunset) else 0]
+def _darkness(place: Place, night: date) -> tuple[Span, ...]:
+    """Return from when to when the sun is down, around a night; polar darkness is one span.
+
+    Reckoned in solar days of the place, not in dates of its zone: in a summer near the polar
+    circle the sun sets after midnight, on a day that another sunset may share.
+    """
+    parts: list[Span] = []
+    # Two days to either side: as far as zones and offsets reach.
+    for days in range(-2, 3):
+        part = _dark(place.latitude, place.longitude, night + timedelta(days=days))
+        if part is None:
+            continue
+        if parts and part[0] <= parts[-1][1]:
+            part = (parts.pop()[0], part[1])
+        parts.append(part)
+    return tuple(parts)
+
+
+@lru_cache(maxsize=50_000)
+def _dark(latitude: float, longitude: float, day: date) -> Span | None:
+    """Return when the sun is down between two solar noons, or None where it is not."""
+    sunset = _horizon(latitude, longitude, day, "set")
+    sunrise = _horizon(latitude, longitude, day + _DAY, "rise")
+    if "up" in (sunset, sunrise):
+        return None
+    start, end = (
+        _solar_noon(longitude, one) if event == "down" else event
+        for event, one in ((sunset, day), (sunrise, day + _DAY))
+    )
+    assert not isinstance(start, str)
+    assert not isinstance(end, str)
+    return (start, end) if start < end else None
+
+
+def _horizon(
+    latitude: float, longitude: float, day: date, way: Literal["rise", "set"]
+) -> int | Literal["up", "down"]:
+    """Return when the sun crosses the horizon before or after a solar noon, or where it stays.
+
+    NOAA's equations by astral's positions of the sun. astral's own ``sunrise`` takes the date of
+    UTC: near its midnight it is a minute off, or finds none (Chengdu, 24 January 2026).
+    """
+    phi = math.radians(max(-_LATITUDE_MAX, min(_LATITUDE_MAX, latitude)))
+    midnight = julianday(day)
+    minutes = 720.0 - 4.0 * longitude
+    # Each turn takes the sun from where it stood at the last one's result; two are within 0.3 s.
+    for _ in range(4):
+        century = julianday_to_juliancentury(midnight + minutes / 1_440.0)
+        declination = math.radians(sun_declination(century))
+        cosine = math.cos(math.radians(_ZENITH)) / (
+            math.cos(phi) * math.cos(declination)
+        ) - math.tan(phi) * math.tan(declination)
+        if abs(cosine) > 1.0:
+            return "down" if cosine > 0 else "up"
+        angle = math.degrees(math.acos(cosine))
+        if way == "rise":
+            angle = -angle
+        minutes = 720.0 + 4.0 * (angle - longitude) - eq_of_time(century)
+    return _midnight_us(day) + round(minutes * _MINUTE_US)
+
+
+def _solar_noon(longitude: float, day: date) -> int:
+    """Return the mean solar noon, which only bounds what goes on without sunset or sunrise."""
+    return _midnight_us(day) + round((720.0 - 4.0 * longitude) * _MINUTE_US)
+
+
+def _midnight_us(day: date) -> int:
+    return to_us(datetime.combine(day, time(), UTC))

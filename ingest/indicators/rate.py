@@ -4,14 +4,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ingest.indicators.definition import Target
+from ingest.indicators.tally import Tally
+
 Verdict = Literal["met", "not_met", "undetermined"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A share of time, each figure a fraction from 0 to 1, or None where there is none.
+    """A share, each figure a fraction from 0 to 1, or None where there is none.
 
-    ``lower`` takes unknown time as bad, ``upper`` as good; ``coverage`` is known over all.
+    ``lower`` takes what is unknown as bad, ``upper`` as good; ``coverage`` is known over all.
     """
 
     value: float | None
@@ -21,28 +24,36 @@ class Rate:
     verdict: Verdict
 
 
-def time_rate(good_us: int, bad_us: int, all_us: int, target: float) -> Rate:
-    """Return good time over known time, with bounds over all time (domain.md, Lighting).
+def share(tally: Tally, target: Target | None) -> Rate:
+    """Return good over known, with bounds over all (domain.md, Lighting).
 
-    Args:
-        good_us: Known good, microseconds.
-        bad_us: Known bad, microseconds.
-        all_us: All that counts, microseconds; known is good and bad, the rest unknown.
-        target: A fraction; ``met`` when the lower bound reaches it, ``not_met`` when the upper
-            bound does not.
-
-    Raises:
-        ValueError: The parts are negative or exceed the whole.
+    The verdict is ``met`` or ``not_met`` only where both bounds lie on one side of the target, so
+    nothing that is unknown could change it; without a target it is ``undetermined``.
     """
-    known = good_us + bad_us
-    if min(good_us, bad_us, all_us) < 0 or known > all_us:
-        raise ValueError(f"not parts of a whole: {good_us} + {bad_us} of {all_us}")
-    if all_us == 0:
+    known, whole = tally.good + tally.bad, tally.total
+    if whole == 0:
         return Rate(None, None, None, None, "undetermined")
-    lower, upper = good_us / all_us, (all_us - bad_us) / all_us
-    verdict: Verdict = "undetermined"
-    if lower >= target:
-        verdict = "met"
-    elif upper < target:
-        verdict = "not_met"
-    return Rate(good_us / known if known else None, lower, upper, known / all_us, verdict)
+    lower, upper = tally.good / whole, (whole - tally.bad) / whole
+    return Rate(
+        tally.good / known if known else None,
+        lower,
+        upper,
+        known / whole,
+        "undetermined" if target is None else judge(lower, upper, target),
+    )
+
+
+def judge(lower: float, upper: float, target: Target) -> Verdict:
+    """Return the verdict on something that lies between two bounds."""
+    if target.better == "high":
+        worst_meets, best_meets = lower >= target.value, upper >= target.value
+    else:
+        worst_meets, best_meets = upper <= target.value, lower <= target.value
+    if worst_meets:
+        return "met"
+    return "undetermined" if best_meets else "not_met"
+
+
+def time_rate(good_us: int, bad_us: int, all_us: int, target: float) -> Rate:
+    """Return `share` of times in microseconds, to be at or above ``target``."""
+    return share(Tally(good_us, bad_us, all_us), Target(target, ""))

@@ -9,8 +9,8 @@ from psycopg import Connection
 from psycopg.types.multirange import TimestamptzMultirange
 from psycopg.types.range import TimestamptzRange
 
-from ingest.indicators import lighting
-from ingest.indicators.lighting import Span
+from ingest.indicators import lighting, spans
+from ingest.indicators.spans import Span
 from ingest.store.devices import Device
 
 NightKey = tuple[int, date]  # device id, night
@@ -27,13 +27,17 @@ class Night:
     due: tuple[Span, ...]
 
 
+def as_of(device: Device, night: date) -> Device:
+    """Return a lamp as it counts for one night: as it was registered at its end, or is now."""
+    return device.at(lighting.night_span(night, device.place.time_zone)[1] - 1)
+
+
 def open_night(device: Device, night: date) -> Night:
     """Return when ``device`` is due: its programme, since it is in service, less maintenance."""
-    spans = lighting.due(device.programme, device.place, night)
+    device = as_of(device, night)
+    due = lighting.due(device.programme, device.place, night)
     in_service = (device.in_service_from_us, lighting.night_span(night, device.place.time_zone)[1])
-    return Night(
-        device, night, lighting.subtract(lighting.clip(spans, in_service), device.maintenance)
-    )
+    return Night(device, night, spans.subtract(spans.clip(due, in_service), device.maintenance))
 
 
 def insert_missing(conn: Connection, nights: Sequence[Night]) -> None:
@@ -49,10 +53,10 @@ def insert_missing(conn: Connection, nights: Sequence[Night]) -> None:
             [night.device.id for night in nights],
             [night.night for night in nights],
             [night.device.community for night in nights],
-            [_multirange(night.due) for night in nights],
-            [lighting.length(night.due) for night in nights],
+            [multirange(night.due) for night in nights],
+            [spans.length(night.due) for night in nights],
             [
-                lighting.from_us(lighting.night_span(night.night, night.device.place.time_zone)[1])
+                spans.from_us(lighting.night_span(night.night, night.device.place.time_zone)[1])
                 for night in nights
             ],
         ),
@@ -112,6 +116,7 @@ def recompute(conn: Connection, device: Device, night: date, open_at: datetime |
         night: Which night.
         open_at: The lamp's latest reading that tells of light: what it holds is not settled.
     """
+    device = as_of(device, night)
     start, end = lighting.night_span(night, device.place.time_zone)
     rows = conn.execute(
         """
@@ -121,39 +126,41 @@ def recompute(conn: Connection, device: Device, night: date, open_at: datetime |
         """,
         (
             device.id,
-            lighting.from_us(start) - device.max_silence,
-            lighting.from_us(end) + device.max_silence,
+            spans.from_us(start) - device.max_silence,
+            spans.from_us(end) + device.max_silence,
         ),
     ).fetchall()
     readings = sorted(
-        (lighting.to_us(at), lit)
+        (spans.to_us(at), lit)
         for at, raw, power_w in rows
         if (lit := lighting.is_lit(raw, power_w, device.rated_power_w)) is not None
     )
     silence_us = device.max_silence // timedelta(microseconds=1)
-    if readings and (open_at is None or readings[-1][0] < lighting.to_us(open_at)):
+    if readings and (open_at is None or readings[-1][0] < spans.to_us(open_at)):
         # A later reading exists beyond what was read, so the last hold here is settled too.
         readings.append((readings[-1][0] + silence_us, False))
     opened = open_night(device, night)
-    lit_us, dark_us = lighting.settle(opened.due, readings, silence_us)
+    lit_us, dark_us = spans.settle(opened.due, readings, silence_us)
     row = conn.execute(
         """
         WITH restated AS (
             UPDATE lamp_night AS n
             SET due = %(due)s, due_us = %(due_us)s, lit_us = %(lit_us)s, dark_us = %(dark_us)s,
-                revision = n.revision + 1
+                community = %(community)s, revision = n.revision + 1
             WHERE n.device_id = %(device)s AND n.night = %(night)s
-              AND (n.due, n.lit_us, n.dark_us) IS DISTINCT FROM
-                  (%(due)s::tstzmultirange, %(lit_us)s::bigint, %(dark_us)s::bigint)
+              AND (n.due, n.lit_us, n.dark_us, n.community) IS DISTINCT FROM
+                  (%(due)s::tstzmultirange, %(lit_us)s::bigint, %(dark_us)s::bigint,
+                   %(community)s::text)
             RETURNING 1
         )
         SELECT count(*) FROM restated
         """,
         {
-            "due": _multirange(opened.due),
-            "due_us": lighting.length(opened.due),
+            "due": multirange(opened.due),
+            "due_us": spans.length(opened.due),
             "lit_us": lit_us,
             "dark_us": dark_us,
+            "community": device.community,
             "device": device.id,
             "night": night,
         },
@@ -173,7 +180,8 @@ def finalise(conn: Connection, now: datetime) -> int:
     ).rowcount
 
 
-def _multirange(spans: Iterable[Span]) -> TimestamptzMultirange:
+def multirange(parts: Iterable[Span]) -> TimestamptzMultirange:
+    """Return spans as the database holds them."""
     return TimestamptzMultirange(
-        [TimestamptzRange(lighting.from_us(start), lighting.from_us(end)) for start, end in spans]
+        [TimestamptzRange(spans.from_us(start), spans.from_us(end)) for start, end in parts]
     )

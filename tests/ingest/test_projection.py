@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_agent.kinds import Reading
 from edge_agent.kinds.bin import BinReading
 from edge_agent.kinds.lamp import LampReading
-from ingest.indicators import lighting
+from ingest.indicators import lighting, spans
 from ingest.kinds import DEFAULT_RULES
 from ingest.projection import Delta, Projection
 from ingest.rules import RuleBook
@@ -37,7 +37,7 @@ def device(number: int, kind: str) -> Device:
         rated_power_w=100.0,
         programme=lighting.parse_programme("18:10-18:40"),
         place=PLACE,
-        in_service_from_us=lighting.to_us(START - timedelta(days=2)),
+        in_service_from_us=spans.to_us(START - timedelta(days=2)),
     )
 
 

@@ -25,7 +25,8 @@ def test_registry(tmp_path: Path) -> None:
     result = call("registry", "--communities", "2", "--out", tmp_path)
     assert result.exit_code == 0
     files = [Path(line) for line in result.stdout.split()]
-    assert [file.name for file in files] == ["areas.csv", "gateways.csv", "devices.csv"]
+    names = ["areas.csv", "gateways.csv", "devices.csv", "population.csv"]
+    assert [file.name for file in files] == names
     assert len(files[2].read_text(encoding="utf-8").splitlines()) == 2 * 88 + 1
 
 

@@ -52,12 +52,13 @@ def test_a_larger_city_contains_the_smaller() -> None:
 def test_files_say_what_the_city_is(tmp_path: Path) -> None:
     city = build(1, 2, instant(NOON))
     files = write(city, tmp_path / "registry")
-    areas, gateways, devices = (
+    areas, gateways, devices, population = (
         list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) for file in files
     )
     assert [row["area"] for row in areas] == [one.area for one in city.areas]
     assert [row["gateway"] for row in gateways] == [one.gateway for one in city.gateways]
     assert len(devices) == len(city.devices)
+    assert [row["area"] for row in population] == [one.area for one in city.areas if one.residents]
     by_id = {row["device"]: row for row in devices}
     assert by_id["c01-lamp-060"]["programme"] == "always"
     assert by_id["c02-bin-001"]["rated_power_w"] == ""

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Indicators by area and day: what is summed up for larger areas and longer times."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal
+
+from psycopg import Connection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from ingest.indicators.tally import Key, Tally
+
+Status = Literal["provisional", "final"]
+
+
+@dataclass(frozen=True, slots=True)
+class AreaDay:
+    """One stored tally."""
+
+    indicator: str
+    day: date
+    area: str
+    kind: str
+    good: int
+    bad: int
+    total: int
+    subjects: int
+    excluded: Mapping[str, int]
+    revision: int
+    status: Status
+    rule_version: int
+    computed_at: datetime
+
+    @property
+    def key(self) -> Key:
+        """What it is a tally of."""
+        return Key(self.indicator, self.area, self.kind)
+
+    @property
+    def tally(self) -> Tally:
+        """The numbers alone."""
+        return Tally(self.good, self.bad, self.total, self.subjects, dict(self.excluded))
+
+
+def load(conn: Connection, indicators: Sequence[str], day: date, community: str) -> list[AreaDay]:
+    """Return what is stored of a community's day, whatever areas it lies in."""
+    with conn.cursor(row_factory=class_row(AreaDay)) as cursor:
+        return cursor.execute(
+            """
+            SELECT d.indicator, d.day, d.area, d.kind, d.good, d.bad, d.total, d.subjects,
+                   d.excluded, d.revision, d.status, d.rule_version, d.computed_at
+            FROM area_day AS d
+            JOIN area AS a ON a.area = d.area
+            JOIN area AS c ON c.area = %s
+            WHERE d.indicator = ANY (%s) AND d.day = %s AND a.path <@ c.path
+            """,
+            (community, list(indicators), day),
+        ).fetchall()
+
+
+def store(
+    conn: Connection,
+    stored: Sequence[AreaDay],
+    tallies: Mapping[Key, Tally],
+    day: date,
+    *,
+    rule_versions: Mapping[str, int],
+    status: Status,
+    reason: str,
+    now: datetime,
+) -> int:
+    """Bring a community's day to what was computed; return how many numbers changed.
+
+    A number that was final and changes keeps what it was in ``area_day_revision``, and its
+    revision grows. What nothing speaks in any more goes to zero, so that its history stays.
+    """
+    before = {row.key: row for row in stored}
+    wanted = dict(tallies) | {key: Tally() for key in before.keys() - tallies.keys()}
+    changed: list[tuple[Key, Tally, int]] = []
+    replaced: list[AreaDay] = []
+    for key, tally in wanted.items():
+        known = before.get(key)
+        version = rule_versions[key.indicator]
+        same = known is not None and (known.tally, known.rule_version) == (tally, version)
+        if known is not None and same and known.status == status:
+            continue
+        revision = 1 if known is None else known.revision
+        if known is not None and not same and known.status == "final":
+            replaced.append(known)
+            revision += 1
+        changed.append((key, tally, revision))
+    if replaced:
+        _keep(conn, replaced, reason, now)
+    if changed:
+        _write(conn, changed, day, rule_versions, status, now)
+    return sum(before.get(key) is None or before[key].tally != tally for key, tally, _ in changed)
+
+
+def _keep(conn: Connection, rows: Sequence[AreaDay], reason: str, now: datetime) -> None:
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO area_day_revision (indicator, day, area, kind, revision, good, bad, total,
+                subjects, excluded, rule_version, computed_at, replaced_at, reason)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+            ON CONFLICT DO NOTHING
+            """,
+            [
+                (
+                    row.indicator, row.day, row.area, row.kind, row.revision, row.good, row.bad,
+                    row.total, row.subjects, Jsonb(dict(row.excluded)), row.rule_version,
+                    row.computed_at, now, reason,
+                )
+                for row in rows
+            ],
+        )  # fmt: skip
+
+
+def _write(
+    conn: Connection,
+    changed: Sequence[tuple[Key, Tally, int]],
+    day: date,
+    rule_versions: Mapping[str, int],
+    status: Status,
+    now: datetime,
+) -> None:
+    conn.execute(
+        """
+        INSERT INTO area_day (indicator, day, area, kind, good, bad, total, subjects, excluded,
+            revision, status, rule_version, computed_at)
+        SELECT d.indicator, %(day)s, d.area, d.kind, d.good, d.bad, d.total, d.subjects,
+               d.excluded, d.revision, %(status)s, d.rule_version, %(now)s
+        FROM unnest(%(indicator)s::text[], %(area)s::text[], %(kind)s::text[], %(good)s::bigint[],
+                    %(bad)s::bigint[], %(total)s::bigint[], %(subjects)s::int[],
+                    %(excluded)s::jsonb[], %(revision)s::int[], %(rule_version)s::int[])
+            AS d (indicator, area, kind, good, bad, total, subjects, excluded, revision,
+                  rule_version)
+        ON CONFLICT (indicator, day, area, kind) DO UPDATE SET
+            good = excluded.good, bad = excluded.bad, total = excluded.total,
+            subjects = excluded.subjects, excluded = excluded.excluded,
+            revision = excluded.revision, status = excluded.status,
+            rule_version = excluded.rule_version, computed_at = excluded.computed_at
+        """,
+        {
+            "day": day,
+            "status": status,
+            "now": now,
+            "indicator": [key.indicator for key, _, _ in changed],
+            "area": [key.area for key, _, _ in changed],
+            "kind": [key.kind for key, _, _ in changed],
+            "good": [tally.good for _, tally, _ in changed],
+            "bad": [tally.bad for _, tally, _ in changed],
+            "total": [tally.total for _, tally, _ in changed],
+            "subjects": [tally.subjects for _, tally, _ in changed],
+            "excluded": [Jsonb(dict(tally.excluded)) for _, tally, _ in changed],
+            "revision": [revision for _, _, revision in changed],
+            "rule_version": [rule_versions[key.indicator] for key, _, _ in changed],
+        },
+    )

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which days of which community are to be computed, and which are over."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Final, NamedTuple
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+# A day is final this long after its end; what comes later restates it.
+FINAL_AFTER: Final = timedelta(hours=1)
+RUNNING_INTERVAL: Final = timedelta(minutes=10)
+# A backlog marks a day in every flush: it is computed once in a while, not each time.
+MARKED_INTERVAL: Final = timedelta(seconds=30)
+
+
+class DayKey(NamedTuple):
+    """One domain's day in one community; of a night the date of its dusk."""
+
+    domain: str
+    day: date
+    community: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommunityDay:
+    """A day to be computed. ``is_over`` decides whether its numbers are final."""
+
+    domain: str
+    day: date
+    community: str
+    dirty: str
+    marks: int
+    is_over: bool
+
+    @property
+    def key(self) -> DayKey:
+        """What it is of."""
+        return DayKey(self.domain, self.day, self.community)
+
+
+def open_days(conn: Connection, days: Sequence[tuple[DayKey, datetime]]) -> None:
+    """Make rows for days that have none, with when each ends."""
+    conn.execute(
+        """
+        INSERT INTO community_day (domain, day, community, ends_at, dirty)
+        SELECT d.*, 'opened'
+        FROM unnest(%s::text[], %s::date[], %s::text[], %s::timestamptz[]) AS d
+        ON CONFLICT (domain, day, community) DO NOTHING
+        """,
+        (
+            [key.domain for key, _ in days],
+            [key.day for key, _ in days],
+            [key.community for key, _ in days],
+            [ends_at for _, ends_at in days],
+        ),
+    )
+
+
+def mark(conn: Connection, days: Iterable[tuple[DayKey, datetime]], reason: str) -> None:
+    """Have days computed anew; those never opened are opened by it."""
+    ordered = sorted(days)
+    conn.execute(
+        """
+        INSERT INTO community_day AS c (domain, day, community, ends_at, dirty)
+        SELECT d.*, %s
+        FROM unnest(%s::text[], %s::date[], %s::text[], %s::timestamptz[]) AS d
+        ON CONFLICT (domain, day, community) DO UPDATE
+        SET dirty = coalesce(c.dirty, excluded.dirty), marks = c.marks + 1
+        """,
+        (
+            reason,
+            [key.domain for key, _ in ordered],
+            [key.day for key, _ in ordered],
+            [key.community for key, _ in ordered],
+            [ends_at for _, ends_at in ordered],
+        ),
+    )
+
+
+def mark_between(
+    conn: Connection, communities: Sequence[str], start: datetime, end: datetime, reason: str
+) -> int:
+    """Have all days of communities that [start, end) touches computed anew; return how many."""
+    return conn.execute(
+        """
+        UPDATE community_day
+        SET dirty = coalesce(dirty, %s), marks = marks + 1
+        WHERE community = ANY (%s)
+          -- A day lasts 23 to 25 hours.
+          AND ends_at > %s AND ends_at - interval '25 hours' < %s
+        """,
+        (reason, list(communities), start, end),
+    ).rowcount
+
+
+def due(conn: Connection, now: datetime, limit: int, *, running: timedelta) -> list[CommunityDay]:
+    """Return what is to be computed now, what waited longest first.
+
+    That is: what is marked; what is over and not final yet; and each ``running``, what runs.
+    """
+    with conn.cursor(row_factory=class_row(CommunityDay)) as cursor:
+        return cursor.execute(
+            """
+            SELECT domain, day, community,
+                   coalesce(dirty, CASE WHEN ends_at <= %(over)s THEN 'over' ELSE 'running' END)
+                       AS dirty,
+                   marks, ends_at <= %(over)s AS is_over
+            FROM community_day
+            WHERE (dirty IS NOT NULL
+                   AND (computed_at IS NULL OR computed_at <= %(now)s - %(marked)s::interval
+                        OR computed_at > %(now)s))
+               OR (status = 'provisional' AND ends_at <= %(over)s)
+               OR (status = 'provisional' AND computed_at <= %(now)s - %(running)s::interval)
+            ORDER BY computed_at NULLS FIRST, day DESC, domain, community
+            LIMIT %(limit)s
+            """,
+            {
+                "now": now,
+                "over": now - FINAL_AFTER,
+                "marked": MARKED_INTERVAL,
+                "running": running,
+                "limit": limit,
+            },
+        ).fetchall()
+
+
+def settle(conn: Connection, day: CommunityDay, now: datetime) -> None:
+    """Note that a day is computed; what was marked meanwhile stays marked."""
+    conn.execute(
+        """
+        UPDATE community_day
+        SET dirty = CASE WHEN marks = %s THEN NULL ELSE dirty END,
+            status = CASE WHEN %s THEN 'final' ELSE status END,
+            computed_at = %s
+        WHERE domain = %s AND day = %s AND community = %s
+        """,
+        (day.marks, day.is_over, now, *day.key),
+    )
+
+
+def known(conn: Connection, first: date, end: date) -> list[DayKey]:
+    """Return the days from ``first`` until before ``end`` whose numbers are final, unmarked."""
+    return [
+        DayKey(*row)
+        for row in conn.execute(
+            """
+            SELECT domain, day, community FROM community_day
+            WHERE day >= %s AND day < %s AND status = 'final' AND dirty IS NULL
+            ORDER BY day, domain, community
+            """,
+            (first, end),
+        )
+    ]

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Days over a real database: opened, computed, restated when something comes late, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from edge_agent.kinds.bin import BinReading, DepositEvent
+from edge_agent.kinds.gate import GateEvent, GateReading
+from edge_agent.kinds.lamp import LampReading
+from ingest import daily
+from ingest.daily import DailyKeeper
+from ingest.store import connect
+from ingest.store.devices import load_registry
+from tests.ingest.community import Bench, feed, found
+from tests.services import Broker
+
+# Two days ago: over, and final an hour later. Shanghai is eight hours ahead.
+DAY = (datetime.now(UTC) - timedelta(days=2)).date()
+MIDNIGHT = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC) - timedelta(hours=8)
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def bench(database: str, broker: Broker) -> Iterator[Bench]:
+    found(database, in_service_from=MIDNIGHT - timedelta(days=5))
+    made = Bench(database, broker)
+    yield made
+    made.close()
+
+
+def keep(bench: Bench, now: datetime) -> None:
+    """Do all that is due at one moment."""
+    with connect(bench.dsn, "test") as conn:
+        registry = load_registry(conn)
+        keeper = DailyKeeper(bench.dsn, lambda: registry)
+        while keeper.keep(conn, now):
+            pass
+
+
+def numbers(bench: Bench, indicator: str, day: date = DAY) -> list[dict[str, Any]]:
+    return bench.rows(
+        """
+        SELECT area, kind, good, bad, total, revision, status FROM area_day
+        WHERE indicator = %s AND day = %s AND total > 0 ORDER BY area, kind
+        """,
+        indicator,
+        day,
+    )
+
+
+def lamp_hour(bench: Bench, seq: int, start: datetime, *, fault: str | None = None) -> None:
+    """One lamp lit for an hour, told every ten minutes, the last at its end."""
+    readings = [
+        LampReading(device="c01-lamp-001", at=start + n * 10 * MINUTE, lit=True, fault=fault)
+        for n in range(7)
+    ]
+    feed(bench.telemetry(), bench.batch(seq, *readings))
+
+
+def verify(bench: Bench) -> tuple[int, list[str]]:
+    with connect(bench.dsn, "test") as conn:
+        compared, differences = daily.verify(
+            conn, DAY - timedelta(days=3), DAY + timedelta(days=3), lambda done, of: None
+        )
+    return compared, [str(one) for one in differences]
+
+
+def test_day_that_is_over_is_marked_computed_once_and_final(bench: Bench) -> None:
+    lamp_hour(bench, 1, MIDNIGHT + 20 * HOUR)
+    assert bench.value("SELECT DISTINCT dirty FROM community_day") == "late"
+    keep(bench, datetime.now(UTC))
+    (uptime,) = numbers(bench, "lighting-uptime")
+    # The last of seven holds for three periods: an hour and a half in all.
+    assert (uptime["good"], uptime["bad"]) == (90 * 60 * 10**6, 0)
+    assert (uptime["revision"], uptime["status"]) == (1, "final")
+    good = numbers(bench, "equipment-good")
+    assert {row["kind"] for row in good} >= {"", "lamp"}
+    assert {row["good"] for row in good if row["kind"] in {"", "lamp"}} == {90 * 60 * 10**6}
+    assert bench.value("SELECT count(*) FROM community_day WHERE dirty IS NOT NULL") == 0
+    assert verify(bench)[1] == []
+
+
+def test_late_reading_restates_and_the_history_is_kept(bench: Bench) -> None:
+    lamp_hour(bench, 1, MIDNIGHT + 20 * HOUR)
+    now = datetime.now(UTC)
+    keep(bench, now)
+    lamp_hour(bench, 2, MIDNIGHT + 22 * HOUR, fault="lamp")
+    # A backlog marks the day in each flush; it is computed once in a while.
+    keep(bench, now + timedelta(seconds=5))
+    assert numbers(bench, "lighting-uptime")[0]["revision"] == 1
+    keep(bench, now + MINUTE)
+    (uptime,) = numbers(bench, "lighting-uptime")
+    assert (uptime["good"], uptime["revision"]) == (180 * 60 * 10**6, 2)
+    (together, *_) = numbers(bench, "equipment-good")
+    assert (together["good"], together["bad"]) == (90 * 60 * 10**6, 90 * 60 * 10**6)
+    history = bench.rows(
+        "SELECT revision, good, reason FROM area_day_revision WHERE indicator = 'lighting-uptime'"
+    )
+    assert history == [{"revision": 1, "good": 90 * 60 * 10**6, "reason": "late"}]
+    assert verify(bench)[1] == []
+    # The same again changes nothing.
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute("UPDATE community_day SET dirty = 'asked', marks = marks + 1")
+    keep(bench, now + 3 * MINUTE)
+    assert numbers(bench, "lighting-uptime")[0]["revision"] == 2
+
+
+def test_mark_made_while_a_day_is_computed_stays(bench: Bench) -> None:
+    lamp_hour(bench, 1, MIDNIGHT + 20 * HOUR)
+    now = datetime.now(UTC)
+    with connect(bench.dsn, "test") as conn:
+        places = daily.Places(load_registry(conn))
+        due = daily.community_days.due(conn, now, 100, running=HOUR)
+        conn.execute("UPDATE community_day SET marks = marks + 1")
+        for day in due:
+            daily.keep_day(conn, places, day, now)
+    assert bench.value("SELECT count(*) FROM community_day WHERE dirty IS NULL") == 0
+
+
+def test_refuse_and_access_count_what_is_told(bench: Bench) -> None:
+    at = MIDNIGHT + 10 * HOUR
+    feed(
+        bench.telemetry(),
+        bench.batch(1, BinReading(device="c01-bin-001", at=at, fill_pct=40.0, stream="kitchen")),
+        bench.batch(2, GateReading(device="c01-gate-001", at=at, door="closed")),
+    )
+    feed(
+        bench.events(),
+        bench.event(1, DepositEvent(device="c01-bin-001", at=at, weight_kg=1.5, sorted_ok=True)),
+        bench.event(2, DepositEvent(device="c01-bin-001", at=at, weight_kg=0.5, sorted_ok=False)),
+        bench.event(3, GateEvent(device="c01-gate-001", at=at + MINUTE, event="forced")),
+    )
+    keep(bench, datetime.now(UTC))
+    (sorted_,) = numbers(bench, "refuse-sorted")
+    assert (sorted_["good"], sorted_["bad"], sorted_["total"]) == (1_500, 500, 2_000)
+    (recovered,) = numbers(bench, "refuse-recovered")
+    assert (recovered["good"], recovered["bad"]) == (0, 2_000)
+    assert numbers(bench, "gate-forced")[0]["good"] == 1
+    assert verify(bench)[1] == []
+
+
+def test_running_day_is_opened_and_brought_up_to_date(bench: Bench) -> None:
+    now = MIDNIGHT + 20 * HOUR
+    keep(bench, now)
+    opened = bench.rows("SELECT domain, status FROM community_day ORDER BY domain")
+    assert [row["domain"] for row in opened] == sorted(daily.DOMAINS)
+    assert {row["status"] for row in opened} == {"provisional"}
+    (installed,) = numbers(bench, "lamps-installed")
+    assert installed["status"] == "provisional"
+    # Over for an hour: final, without anybody having marked it.
+    keep(bench, now + timedelta(days=1))
+    assert numbers(bench, "lamps-installed")[0]["status"] == "final"
+
+
+def test_verification_names_a_number_that_was_tampered_with(bench: Bench) -> None:
+    lamp_hour(bench, 1, MIDNIGHT + 20 * HOUR)
+    keep(bench, datetime.now(UTC))
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute(
+            "UPDATE area_day SET good = good - 1 WHERE good > 0 AND indicator = 'lighting-uptime'"
+        )
+    compared, (difference,) = verify(bench)
+    assert compared > 1
+    assert "lighting-uptime" in difference
+    assert "computed good=5400000000 " in difference
