@@ -19,7 +19,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
-from api import alerts, areas, auth, devices, health, indicators, live, problems, stream
+from api import (
+    alerts,
+    areas,
+    auth,
+    devices,
+    health,
+    incidents,
+    indicators,
+    live,
+    problems,
+    reports,
+    stream,
+)
 from api.attempts import Attempts
 from api.config import Config
 from api.console import STATIC, Console
@@ -122,7 +134,7 @@ def create_app(
     app.around = Envelope.around(config, metrics)
     app.state.services = parts
     problems.install(app)
-    for module in (auth, areas, devices, alerts, indicators, stream):
+    for module in (auth, areas, devices, alerts, incidents, indicators, reports, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)

@@ -53,6 +53,15 @@ ALERTS = {
 }
 
 
+INCIDENTS = {
+    "open": uuid.UUID(int=11),
+    "confirmed": uuid.UUID(int=12),
+    "fire": uuid.UUID(int=13),
+    "test": uuid.UUID(int=14),
+    "foreign": uuid.UUID(int=15),
+}
+
+
 class Watch:
     """A clock that stands until it is moved."""
 
@@ -189,6 +198,7 @@ def seed(conn: psycopg.Connection, now: datetime = NOW) -> None:
         _community(conn, community, now)
     _lamp_nights(conn, shift)
     _alerts(conn, now)
+    _incidents(conn, now)
 
 
 def _areas(conn: psycopg.Connection) -> None:
@@ -399,3 +409,45 @@ def insert_alert(
         """,
         (alert, raised_at),
     )
+
+
+def _incidents(conn: psycopg.Connection, now: datetime) -> None:
+    """Records of both communities; the open one is about the alarm given under threat."""
+    for name, category, area, disposition, hours in (
+        ("open", "affray", "c01-g01", "open", 1),
+        ("confirmed", "burglary", "c01", "confirmed", 30),
+        ("fire", "fire", "c01-g02", "confirmed", 60),
+        ("test", "affray", "c01-g01", "test", 90),
+        ("foreign", "fraud", "c02-g01", "confirmed", 30),
+    ):
+        confirmed = disposition == "confirmed"
+        occurred_at = now - timedelta(hours=hours)
+        conn.execute(
+            """
+            INSERT INTO incident (id, category, area, community, occurred_at, disposition, alert,
+                                  confirmed_by, confirmed_at, note, reported_by, reported_at,
+                                  changed_at)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 'li', %s, %s)
+            """,
+            (
+                INCIDENTS[name],
+                category,
+                area,
+                area[:3],
+                occurred_at,
+                disposition,
+                ALERTS["duress"] if name == "open" else None,
+                "li" if confirmed else None,
+                occurred_at + timedelta(minutes=30) if confirmed else None,
+                f"note of {name}",
+                occurred_at,
+                occurred_at,
+            ),
+        )
+        conn.execute(
+            """
+            INSERT INTO incident_history (incident, at, actor, action, reason, changes, version)
+            VALUES (%s, %s, 'li', 'reported', 'seen', '{"note": [null, "x"]}', 1)
+            """,
+            (INCIDENTS[name], occurred_at),
+        )

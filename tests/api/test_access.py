@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import pytest
 from fastapi.dependencies.models import Dependant
@@ -13,7 +14,8 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from httpx2 import Response
 
 from api.auth import Allow, Policy
-from tests.api.conftest import ALERTS, NOW, PEOPLE, Api
+from api.scope import ROLES, Role
+from tests.api.conftest import ALERTS, INCIDENTS, NOW, PEOPLE, Api
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,27 +25,54 @@ class Call:
     operation: str
     method: str
     path: str
-    body: object = None
+    body: Mapping[str, object] | None = None
+    roles: frozenset[Role] = frozenset(ROLES)
+    status: int = 200
+    #: Of what is not there, or not theirs; where it is named in a body, that is what is wrong.
+    missing: int = 404
+
+
+OFFICERS: frozenset[Role] = frozenset({"admin", "police"})
+YEAR = "from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z"
 
 
 def calls(community: str) -> list[Call]:
     """Every route that shows or changes something of an area, for one community."""
     alert = ALERTS["dark" if community == "c01" else "foreign"]
+    incident = INCIDENTS["open" if community == "c01" else "foreign"]
     lamp, cell = f"{community}-lamp-001", f"{community}-g01"
+    report = {"category": "fraud", "area": cell, "occurred_at": "2026-11-20T00:00:00Z"}
     return [
         Call("getAreaOverview", "GET", f"/areas/{community}/overview"),
         Call("getAreaOverview", "GET", f"/areas/{cell}/overview"),
         Call("getIndicator", "GET", f"/areas/{community}/indicators/lighting-uptime"),
+        Call("getIndicators", "GET", f"/areas/{community}/indicators"),
+        Call("getRevisions", "GET", f"/areas/{community}/indicators/lamps-lit/revisions"),
+        Call("getReport", "GET", f"/areas/{community}/reports/2026-11.csv"),
         Call("listDevices", "GET", f"/devices?area={community}"),
         Call("getDevice", "GET", f"/devices/{lamp}"),
         Call("getDeviceHistory", "GET", f"/devices/{lamp}/history"),
         Call("listAlerts", "GET", f"/alerts?area={community}"),
         Call("getAlert", "GET", f"/alerts/{alert}"),
         Call("acknowledgeAlert", "POST", f"/alerts/{alert}/acknowledge", {"note": "seen"}),
+        Call("getIncidentCounts", "GET", f"/areas/{community}/incident-counts?{YEAR}"),
+        Call("getOfficers", "GET", f"/areas/{community}/officers", roles=OFFICERS),
+        Call("listIncidents", "GET", f"/incidents?area={community}", roles=OFFICERS),
+        Call("getIncident", "GET", f"/incidents/{incident}", roles=OFFICERS),
+        Call("reportIncident", "POST", "/incidents", report, OFFICERS, 201, 422),
+        Call(
+            "changeIncident",
+            "PATCH",
+            f"/incidents/{incident}",
+            {"category": "other", "reason": "seen"},
+            OFFICERS,
+        ),
     ]
 
 
 UNSCOPED = {
+    # What numbers mean is the same for all.
+    "getCatalogue",
     # No area in the question: each shows only the caller's own.
     "getSession",
     "listAreas",
@@ -61,7 +90,12 @@ UNSCOPED = {
 
 async def _make(api: Api, call: Call, who: str | None) -> Response:
     client = api.client(who)
-    return await client.request(call.method, f"/api/v1{call.path}", json=call.body)
+    headers = {"If-Match": "1"} if call.method == "PATCH" else {}
+    return await client.request(call.method, f"/api/v1{call.path}", json=call.body, headers=headers)
+
+
+def _may(call: Call, who: str) -> bool:
+    return PEOPLE[who][0] in call.roles
 
 
 def _ids(call: Call) -> str:
@@ -78,23 +112,21 @@ async def test_without_log_in_nothing_is_shown(city: Api, call: Call) -> None:
 @pytest.mark.parametrize("call", calls("c01"), ids=_ids)
 async def test_own_area_is_shown(own_city: Api, call: Call, who: str) -> None:
     answer = await _make(own_city, call, who)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == (call.status if _may(call, who) else 403), answer.text
 
 
 @pytest.mark.parametrize("who", ["wang", "li", "chen"])
 @pytest.mark.parametrize("call", calls("c02"), ids=_ids)
 async def test_other_area_is_like_a_missing_one(city: Api, call: Call, who: str) -> None:
     foreign = await _make(city, call, who)
-    elsewhere = Call(
-        call.operation,
-        call.method,
-        call.path.replace("c02", "c99").replace(
-            str(ALERTS["foreign"]), str(ALERTS["dark"])[:-1] + "f"
-        ),
-        call.body,
-    )
-    missing = await _make(city, elsewhere, who)
-    assert foreign.status_code == missing.status_code == 404
+    path, body = call.path.replace("c02", "c99"), call.body
+    for known in (ALERTS["foreign"], INCIDENTS["foreign"]):
+        path = path.replace(str(known), str(uuid.UUID(int=0xFFFF)))
+    if body is not None and "area" in body:
+        body = {**body, "area": "c99-g01"}
+    missing = await _make(city, replace(call, path=path, body=body), who)
+    expected = call.missing if _may(call, who) else 403
+    assert foreign.status_code == missing.status_code == expected
     assert _without_id(foreign) == _without_id(missing)
 
 

@@ -12,19 +12,29 @@ from tests.api.conftest import Api
 
 OPERATIONS = {
     "acknowledgeAlert": ("post", "/api/v1/alerts/{alert}/acknowledge"),
+    "changeIncident": ("patch", "/api/v1/incidents/{incident}"),
     "getAlert": ("get", "/api/v1/alerts/{alert}"),
     "getAreaOverview": ("get", "/api/v1/areas/{area}/overview"),
+    "getCatalogue": ("get", "/api/v1/indicators"),
     "getDevice": ("get", "/api/v1/devices/{device}"),
     "getDeviceHistory": ("get", "/api/v1/devices/{device}/history"),
+    "getIncident": ("get", "/api/v1/incidents/{incident}"),
+    "getIncidentCounts": ("get", "/api/v1/areas/{area}/incident-counts"),
     "getIndicator": ("get", "/api/v1/areas/{area}/indicators/{indicator_id}"),
+    "getIndicators": ("get", "/api/v1/areas/{area}/indicators"),
     "getLivez": ("get", "/livez"),
+    "getOfficers": ("get", "/api/v1/areas/{area}/officers"),
     "getReadyz": ("get", "/readyz"),
+    "getReport": ("get", "/api/v1/areas/{area}/reports/{file}"),
+    "getRevisions": ("get", "/api/v1/areas/{area}/indicators/{indicator_id}/revisions"),
     "getSession": ("get", "/api/v1/session"),
     "listAlerts": ("get", "/api/v1/alerts"),
     "listAreas": ("get", "/api/v1/areas"),
     "listDevices": ("get", "/api/v1/devices"),
+    "listIncidents": ("get", "/api/v1/incidents"),
     "logIn": ("post", "/api/v1/session"),
     "logOut": ("delete", "/api/v1/session"),
+    "reportIncident": ("post", "/api/v1/incidents"),
     "watchArea": ("get", "/api/v1/stream"),
 }
 
@@ -80,6 +90,7 @@ def test_instants_and_ranges_are_described(openapi: dict[str, Any]) -> None:
         "from",
         "to",
         "by",
+        "kind",
     }
 
 
@@ -95,6 +106,13 @@ def test_instants_and_ranges_are_described(openapi: dict[str, Any]) -> None:
         ("listAlerts", "/api/v1/alerts?status=history"),
         ("getAlert", "/api/v1/alerts/00000000-0000-0000-0000-000000000001"),
         ("getIndicator", "/api/v1/areas/city/indicators/lighting-uptime"),
+        ("listIncidents", "/api/v1/incidents"),
+        ("getIncident", "/api/v1/incidents/00000000-0000-0000-0000-00000000000b"),
+        (
+            "getIncidentCounts",
+            "/api/v1/areas/c01/incident-counts?from=2026-01-01T00:00:00Z&to=2026-12-31T00:00:00Z",
+        ),
+        ("getOfficers", "/api/v1/areas/c01/officers"),
         ("getLivez", "/livez"),
     ],
 )
