@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Indicators for people: value, bounds, coverage and verdict, by night, month or in total.
+"""Indicators for people: what they mean, and value, bounds, coverage, verdict of any area and time.
 
-Lamp-nights hold what readings settled, in whole microseconds; what a lamp's latest reading still
-holds is added here up to now. Time that has not come is not due yet, so the number of a night in
-progress says how it has gone so far.
+The numbers come from `ingest.numbers`; here they get units that people read, and a scope.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo
@@ -15,211 +13,246 @@ from fastapi import APIRouter, Query, Request
 from psycopg.rows import class_row
 from pydantic import Field
 
-from api.answers import Answer, Day, Question, check_days
+from api.answers import Answer, Day, Instant, Question, check_days
 from api.auth import Person
 from api.errors import Problem
-from api.places import find_area
+from api.places import Place, find_area
 from api.scope import Scope
 from api.state import Connection, services
-from ingest.indicators import lighting
-from ingest.indicators.rate import Rate, Verdict, time_rate
+from ingest import numbers
+from ingest.indicators.catalogue import INDICATORS, SOURCES
+from ingest.indicators.definition import Definition, Parts, Shape
+from ingest.indicators.rate import Verdict
+from ingest.numbers import Period
+from ingest.store.sums import By as StoredBy
 
-By = Literal["night", "day", "month", "total"]
-LIGHTING: Final = "lighting-uptime"
-_US: Final = 1_000_000
+By = Literal["night", "day", "month", "total", "child"]
+Unit = Literal["fraction", "per_mille_year", "s", "kg", "kWh", "count"]
 _DAYS_DEFAULT: Final = 30
+_UNITS: Final[Mapping[Parts, tuple[Unit, int]]] = {
+    "us": ("s", 1_000_000),
+    "g": ("kg", 1_000),
+    "Wh": ("kWh", 1_000),
+    "devices": ("count", 1),
+    "nights": ("count", 1),
+    "cases": ("count", 1),
+}
+
+
+class TargetAnswer(Answer):
+    """A limit, whether it is to be reached or not to be passed, and where it is written."""
+
+    value: float
+    better: Literal["high", "low"]
+    source: str
+    source_name: dict[str, str]
+
+
+class DefinitionAnswer(Answer):
+    """What an indicator means: as it is computed, in words."""
+
+    indicator: str
+    domain: str
+    shape: Shape
+    unit: Unit
+    parts_unit: Unit
+    by_kind: bool
+    name: dict[str, str]
+    formula: dict[str, str]
+    target: TargetAnswer | None
+    rule_version: int
 
 
 class Indicator(Answer):
     """One number that admits what it does not know.
 
-    Fractions from 0 to 1; times in seconds. ``numerator_s`` is lit time, ``denominator_s`` known
-    time, ``due_s`` all due time; the dates are those of dusk, ``[from, to)``.
+    A share and its bounds are fractions from 0 to 1, a rate is per mille and year, times are
+    seconds. ``numerator``, ``denominator`` and ``total`` are in ``parts_unit``: known good, known,
+    and all that counts. Of nights the dates are those of dusk, ``[from, to)``.
     """
 
     from_: date = Field(alias="from")
     to: date
     label: str = Field(examples=["2026-11-20"])
+    kind: str = Field(description="device class; empty: all together")
     value: float | None
     lower: float | None
     upper: float | None
     coverage: float | None
-    numerator_s: float
-    denominator_s: float
-    due_s: float
-    verdict: Verdict
-    target: float
+    p90: float | None = Field(description="of times: what nine of ten did not exceed")
+    numerator: float | None
+    denominator: float | None
+    total: float | None
+    excluded: dict[str, float] = Field(description="what does not count, by reason")
+    subjects: int = Field(description="how many devices, or cases, speak in it")
+    verdict: Verdict | None
+    target: float | None
     revision: int
     status: Literal["provisional", "final"]
-    lamps: int
 
 
 class IndicatorSeries(Answer):
     """An indicator of one area over time, with what it means."""
 
-    indicator: str
     area: str
-    unit: Literal["fraction"]
-    target: float
-    source: str
-    definition: dict[str, str]
-    rule_version: int
+    definition: DefinitionAnswer
     items: list[Indicator]
 
 
-@dataclass(frozen=True, slots=True)
-class LightSum:
-    """Lighting of many lamp-nights together, microseconds; ``period`` is what they share."""
+class IndicatorTable(Answer):
+    """Every indicator of one area over one time."""
 
-    period: str
-    first: date
-    last: date
-    lamps: int
-    due_us: int
-    lit_us: int
-    dark_us: int
+    area: str
+    from_: date = Field(alias="from")
+    to: date
+    items: list[IndicatorSeries]
+
+
+class Catalogue(Answer):
+    """All indicators there are."""
+
+    items: list[DefinitionAnswer]
+
+
+class RevisionAnswer(Answer):
+    """A final number as it was before it was restated, in ``parts_unit``."""
+
+    area: str
+    kind: str
+    day: date
     revision: int
-    is_final: bool
-
-    @property
-    def rate(self) -> Rate:
-        """The rate with its bounds and its verdict."""
-        return time_rate(self.lit_us, self.dark_us, self.due_us, lighting.TARGET)
-
-
-async def sum_light(
-    conn: Connection,
-    scope: Scope,
-    path: str,
-    nights: tuple[date, date],
-    by: Literal["night", "month", "total", "child"],
-    *,
-    now: datetime,
-) -> list[LightSum]:
-    """Sum the lamp-nights of an area, ordered by period.
-
-    Args:
-        conn: Any connection.
-        scope: What the person may see.
-        path: The area's path; a lamp counts where it stood that night.
-        nights: ``[first, end)``, dates of dusk.
-        by: What to sum over; ``child`` gives one sum per sub-area, named by its path label.
-        now: Until when time counts.
-    """
-    async with conn.cursor(row_factory=class_row(LightSum)) as cursor:
-        await cursor.execute(
-            """
-            WITH lamp AS (
-                SELECT n.device_id, n.night, n.lit_us, n.dark_us, n.revision,
-                       n.status = 'final' AS is_final, n.due, n.due_us, n.due_to,
-                       CASE WHEN d.community = n.community THEN d.path ELSE c.path END AS path,
-                       -- Gateways' clocks may run ahead a little: settled time has come.
-                       greatest(%(now)s, d.lit_at) AS until,
-                       d.lit, d.lit_at,
-                       d.lit_at + make_interval(secs => d.reporting_period_s * %(periods)s)
-                           AS known_until
-                FROM lamp_night AS n
-                JOIN device_view AS d ON d.id = n.device_id
-                JOIN area AS c ON c.area = n.community
-                WHERE n.night >= %(first)s AND n.night < %(end)s
-                  AND n.community IN (
-                      SELECT o.area FROM area AS o
-                      WHERE o.path <@ %(area)s::ltree OR o.path @> %(area)s::ltree)
-            ), so_far AS (
-                SELECT device_id, night, path, lit_us, dark_us, revision, is_final, lit,
-                       CASE WHEN due_to <= until THEN due_us
-                            ELSE covered_us(due * tstzmultirange(tstzrange(NULL, until)))
-                       END AS due_us,
-                       CASE WHEN lit IS NULL OR lit_at >= due_to OR known_until <= lower(due)
-                            THEN 0
-                            ELSE covered_us(due * tstzmultirange(
-                                tstzrange(lit_at, least(until, known_until))))
-                       END AS open_us
-                FROM lamp
-                WHERE path <@ %(area)s::ltree AND path <@ %(scope)s::ltree  -- invariant 9
-            ), labelled AS (
-                SELECT *,
-                       CASE %(by)s
-                           WHEN 'night' THEN night::text
-                           WHEN 'month' THEN to_char(night, 'YYYY-MM')
-                           WHEN 'total' THEN ''
-                           WHEN 'child' THEN
-                               CASE WHEN nlevel(path) > nlevel(%(area)s::ltree)
-                                    THEN subpath(path, nlevel(%(area)s::ltree), 1)::text END
-                       END AS period
-                FROM so_far
-                WHERE due_us > 0
-            )
-            SELECT period, min(night) AS first, max(night) AS last,
-                   count(DISTINCT device_id) AS lamps,
-                   sum(due_us)::bigint AS due_us,
-                   sum(lit_us + CASE WHEN lit THEN open_us ELSE 0 END)::bigint AS lit_us,
-                   sum(dark_us + CASE WHEN NOT lit THEN open_us ELSE 0 END)::bigint AS dark_us,
-                   max(revision) AS revision, bool_and(is_final) AS is_final
-            FROM labelled
-            WHERE period IS NOT NULL
-            GROUP BY period
-            ORDER BY period
-            """,
-            {
-                "now": now,
-                "periods": lighting.SILENCE_PERIODS,
-                "first": nights[0],
-                "end": nights[1],
-                "area": path,
-                "scope": scope.path,
-                "by": by,
-            },
-        )
-        return await cursor.fetchall()
+    numerator: float
+    denominator: float
+    total: float
+    computed_at: Instant
+    replaced_at: Instant
+    reason: str
 
 
-def indicator(total: LightSum, label: str, first: date, end: date) -> Indicator:
-    """Return the sum as people read it."""
-    rate = total.rate
+class Revisions(Answer):
+    """What was restated, latest first."""
+
+    indicator: str
+    parts_unit: Unit
+    items: list[RevisionAnswer]
+
+
+def definition_of(definition: Definition) -> DefinitionAnswer:
+    """Return what an indicator means, as people read it."""
+    parts_unit, _ = _UNITS[definition.parts]
+    unit: Unit = parts_unit
+    if definition.shape == "share":
+        unit = "fraction"
+    elif definition.shape == "rate":
+        unit = "per_mille_year"
+    target = definition.target
+    return DefinitionAnswer(
+        indicator=definition.id,
+        domain=definition.domain,
+        shape=definition.shape,
+        unit=unit,
+        parts_unit=parts_unit,
+        by_kind=definition.by_kind,
+        name={str(language): text for language, text in definition.name.items()},
+        formula={str(language): text for language, text in definition.formula.items()},
+        target=None
+        if target is None
+        else TargetAnswer(
+            value=target.value,
+            better=target.better,
+            source=target.source,
+            source_name=dict(SOURCES[target.source]),
+        ),
+        rule_version=definition.rule_version,
+    )
+
+
+def answer(period: Period, label: str) -> Indicator:
+    """Return one number as people read it."""
+    number = period.number
+    definition = INDICATORS[number.indicator]
+    _, scale = _UNITS[definition.parts]
+    counted = definition.shape == "times"  # how many, not how long
+
+    def scaled(value: float | None) -> float | None:
+        return None if value is None else value / scale
+
+    own = number.unit in {"fraction", "per_mille_year"}
     return Indicator.model_validate(
         {
-            "from": first,
-            "to": end,
+            "from": period.first,
+            "to": period.end,
             "label": label,
-            "value": rate.value,
-            "lower": rate.lower,
-            "upper": rate.upper,
-            "coverage": rate.coverage,
-            "numerator_s": total.lit_us / _US,
-            "denominator_s": (total.lit_us + total.dark_us) / _US,
-            "due_s": total.due_us / _US,
-            "verdict": rate.verdict,
-            "target": lighting.TARGET,
-            "revision": total.revision,
-            "status": "final" if total.is_final else "provisional",
-            "lamps": total.lamps,
+            "kind": number.kind,
+            "value": number.value if own else scaled(number.value),
+            "lower": number.lower if own else scaled(number.lower),
+            "upper": number.upper if own else scaled(number.upper),
+            "coverage": number.coverage,
+            "p90": scaled(number.p90),
+            "numerator": number.numerator if counted else scaled(number.numerator),
+            "denominator": scaled(number.denominator),
+            "total": number.total if counted else scaled(number.total),
+            "excluded": {reason: part / scale for reason, part in number.excluded.items()},
+            "subjects": number.subjects,
+            "verdict": number.verdict,
+            "target": None if number.target is None else number.target.value,
+            "revision": number.revision,
+            "status": number.status,
         }
     )
 
 
-def _labelled(total: LightSum, by: By, first: date, end: date) -> Indicator:
-    day = timedelta(days=1)
-    match by:
-        case "night" | "day":
-            return indicator(total, total.period, total.first, total.first + day)
-        case "month":
-            begin = total.first.replace(day=1)
-            after = (begin + 32 * day).replace(day=1)
-            return indicator(total, total.period, max(begin, first), min(after, end))
-        case "total":
-            return indicator(total, f"{first}/{end}", first, end)
-
-
-class IndicatorQuestion(Question):
-    """Which time ``[from, to)``, dates of dusk; the last 30 nights by default."""
+class WindowQuestion(Question):
+    """Which time ``[from, to)``, of nights the dates of dusk; the last 30 days by default."""
 
     from_: Day | None = Field(default=None, alias="from")
     to: Day | None = None
+
+
+class IndicatorQuestion(WindowQuestion):
+    """Which time, and what one number is of."""
+
     by: By = "night"
+    kind: str | None = Field(default=None, max_length=40, description="one device class only")
 
 
 router = APIRouter(tags=["indicators"])
+
+
+@router.get("/indicators")
+async def get_catalogue(person: Person) -> Catalogue:
+    """Return every indicator with its formula, its target and where that is written."""
+    del person  # anybody who is signed in
+    return Catalogue(items=[definition_of(one) for one in INDICATORS.values()])
+
+
+@router.get("/areas/{area}/indicators")
+async def get_indicators(
+    area: str, person: Person, request: Request, question: Annotated[WindowQuestion, Query()]
+) -> IndicatorTable:
+    """Return every indicator of an area over one time."""
+    parts = services(request)
+    async with parts.pool.connection() as conn:
+        place = await find_area(conn, person.scope, area)
+        asked = _ask(place, person.scope, question, "total", parts.clock())
+        definitions = list(INDICATORS.values())
+        found = await numbers.read(conn, definitions, asked)
+    label = f"{asked.first}/{asked.end}"
+    return IndicatorTable.model_validate(
+        {
+            "area": place.area,
+            "from": asked.first,
+            "to": asked.end,
+            "items": [
+                IndicatorSeries(
+                    area=place.area,
+                    definition=definition_of(one),
+                    items=[answer(two, label) for two in found if two.number.indicator == one.id],
+                )
+                for one in definitions
+            ],
+        }
+    )
 
 
 @router.get("/areas/{area}/indicators/{indicator_id}")
@@ -232,30 +265,91 @@ async def get_indicator(
 ) -> IndicatorSeries:
     """Return an indicator of an area; for lighting a day is the night that begins on it."""
     parts = services(request)
-    now = parts.clock()
     async with parts.pool.connection() as conn:
         place = await find_area(conn, person.scope, area)
-        if indicator_id != LIGHTING:
-            raise Problem("not_found")
-        today = now.astimezone(ZoneInfo(place.time_zone)).date()
-        end = question.to or max(today, question.from_ or today) + timedelta(days=1)
-        first = question.from_ or end - timedelta(days=_DAYS_DEFAULT)
-        check_days(first, end)
-        sums = await sum_light(
-            conn,
-            person.scope,
-            place.path,
-            (first, end),
-            "night" if question.by == "day" else question.by,
-            now=now,
-        )
+        definition = _known(indicator_id)
+        by: StoredBy = "day" if question.by == "night" else question.by
+        asked = _ask(place, person.scope, question, by, parts.clock())
+        found = await numbers.read(conn, [definition], asked)
+        labels = await _children(conn, place) if by == "child" else dict[str, str]()
+    kind = "" if question.kind is None and not definition.by_kind else question.kind
     return IndicatorSeries(
-        indicator=LIGHTING,
         area=place.area,
-        unit="fraction",
-        target=lighting.TARGET,
-        source=lighting.TARGET_SOURCE,
-        definition=lighting.DEFINITION,
-        rule_version=lighting.RULE_VERSION,
-        items=[_labelled(total, question.by, first, end) for total in sums],
+        definition=definition_of(definition),
+        items=[
+            answer(one, labels.get(one.label, one.label) or f"{asked.first}/{asked.end}")
+            for one in found
+            if kind is None or one.number.kind == kind
+        ],
     )
+
+
+@router.get("/areas/{area}/indicators/{indicator_id}/revisions")
+async def get_revisions(
+    area: str,
+    indicator_id: str,
+    person: Person,
+    request: Request,
+    question: Annotated[WindowQuestion, Query()],
+) -> Revisions:
+    """Return what final numbers of an area were before they were restated; 1,000 at most."""
+    parts = services(request)
+    async with parts.pool.connection() as conn:
+        place = await find_area(conn, person.scope, area)
+        definition = _known(indicator_id)
+        asked = _ask(place, person.scope, question, "total", parts.clock())
+        unit, scale = _UNITS[definition.parts]
+        async with conn.cursor(row_factory=class_row(RevisionAnswer)) as cursor:
+            await cursor.execute(
+                """
+                SELECT r.area, r.kind, r.day, r.revision,
+                       r.good / %(scale)s::float8 AS numerator,
+                       (r.good + r.bad) / %(scale)s::float8 AS denominator,
+                       r.total / %(scale)s::float8 AS total,
+                       r.computed_at, r.replaced_at, r.reason
+                FROM area_day_revision AS r
+                JOIN area AS a ON a.area = r.area
+                WHERE r.indicator = %(indicator)s AND r.day >= %(first)s AND r.day < %(end)s
+                  AND a.path <@ %(area)s::ltree
+                  AND a.path <@ %(scope)s::ltree  -- invariant 9
+                ORDER BY r.replaced_at DESC, r.day DESC, r.area, r.kind, r.revision DESC
+                LIMIT 1000
+                """,
+                {
+                    "scale": scale,
+                    "indicator": definition.id,
+                    "first": asked.first,
+                    "end": asked.end,
+                    "area": place.path,
+                    "scope": person.scope.path,
+                },
+            )
+            items = await cursor.fetchall()
+    return Revisions(indicator=definition.id, parts_unit=unit, items=items)
+
+
+def _known(indicator_id: str) -> Definition:
+    definition = INDICATORS.get(indicator_id)
+    if definition is None:
+        raise Problem("not_found")
+    return definition
+
+
+def _ask(
+    place: Place, scope: Scope, question: WindowQuestion, by: StoredBy, now: datetime
+) -> numbers.Question:
+    today = now.astimezone(ZoneInfo(place.time_zone)).date()
+    end = question.to or max(today, question.from_ or today) + timedelta(days=1)
+    first = question.from_ or end - timedelta(days=_DAYS_DEFAULT)
+    check_days(first, end)
+    return numbers.Question(
+        place.path, scope.path, place.time_zone, first, end, by, now, scope.hidden_rules
+    )
+
+
+async def _children(conn: Connection, place: Place) -> dict[str, str]:
+    """Return the ids of an area's sub-areas by the last label of their paths."""
+    cursor = await conn.execute(
+        "SELECT subpath(path, -1)::text, area FROM area WHERE parent = %s", (place.area,)
+    )
+    return dict(await cursor.fetchall())

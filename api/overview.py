@@ -10,13 +10,17 @@ from psycopg.rows import class_row
 from pydantic import Field
 
 from api.answers import Answer, Instant
-from api.indicators import Indicator, LightSum, indicator, sum_light
+from api.indicators import Indicator, answer
 from api.kinds import KINDS
 from api.places import Level, Place
 from api.scope import Scope
 from api.state import Connection, consistent
-from ingest.indicators import lighting
-from ingest.indicators.rate import Verdict
+from ingest import numbers
+from ingest.indicators import lighting, spans
+from ingest.indicators.catalogue import INDICATORS
+from ingest.indicators.lighting_nights import UPTIME
+from ingest.indicators.rate import Verdict, share
+from ingest.store.light_sums import LightSum, sum_light
 
 Severity = Literal["critical", "major", "minor", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "major", "minor", "info")
@@ -258,30 +262,32 @@ async def _gateways(conn: Connection, scope: Scope, place: Place) -> list[Gatewa
 
 async def _night(conn: Connection, scope: Scope, place: Place, now: datetime) -> Lighting:
     """Return the night in progress, or before its dusk the one before it."""
-    now_us = lighting.to_us(now)
+    now_us = spans.to_us(now)
     here = await _sun_place(conn, place)
     this = lighting.night_of(now_us, place.time_zone)
-    spans = _due(here, this)
-    if spans is None or now_us < spans[0]:
-        night, coming = this - timedelta(days=1), spans
+    due = _due(here, this)
+    if due is None or now_us < due[0]:
+        night, coming = this - timedelta(days=1), due
     else:
         night, coming = this, _due(here, this + timedelta(days=1))
     due = _due(here, night)
-    sums = await sum_light(
-        conn, scope, place.path, (night, night + timedelta(days=1)), "night", now=now
+    found = await numbers.read(
+        conn,
+        [INDICATORS[UPTIME]],
+        numbers.Question(
+            place.path, scope.path, place.time_zone, night, night + timedelta(days=1), "day", now
+        ),
     )
     return Lighting(
         night=night,
-        due_from=None if due is None else lighting.from_us(due[0]),
-        due_to=None if due is None else lighting.from_us(due[1]),
+        due_from=None if due is None else spans.from_us(due[0]),
+        due_to=None if due is None else spans.from_us(due[1]),
         in_progress=due is not None and due[0] <= now_us < due[1],
-        indicator=(
-            indicator(sums[0], str(night), night, night + timedelta(days=1)) if sums else None
-        ),
+        indicator=answer(found[0], str(night)) if found else None,
         next=(
             None
             if coming is None
-            else DueTime(due_from=lighting.from_us(coming[0]), due_to=lighting.from_us(coming[1]))
+            else DueTime(due_from=spans.from_us(coming[0]), due_to=spans.from_us(coming[1]))
         ),
     )
 
@@ -289,8 +295,8 @@ async def _night(conn: Connection, scope: Scope, place: Place, now: datetime) ->
 def _due(here: lighting.Place | None, night: date) -> tuple[int, int] | None:
     if here is None:
         return None
-    spans = lighting.due(lighting.parse_programme("sun"), here, night)
-    return (spans[0][0], spans[-1][1]) if spans else None
+    due = lighting.due(lighting.parse_programme("sun"), here, night)
+    return (due[0][0], due[-1][1]) if due else None
 
 
 async def _sun_place(conn: Connection, place: Place) -> lighting.Place | None:
@@ -373,7 +379,7 @@ async def _children(
     sums: Sequence[LightSum] = ()
     if night is not None:
         nights = (night.night, night.night + timedelta(days=1))
-        sums = await sum_light(conn, scope, place.path, nights, "child", now=now)
+        sums = await sum_light(conn, scope.path, place.path, nights, "child", now=now)
     uptimes: Mapping[str, Uptime] = {total.period: _uptime(total) for total in sums}
     return [
         Child(
@@ -392,5 +398,5 @@ async def _children(
 
 
 def _uptime(total: LightSum) -> Uptime:
-    rate = total.rate
+    rate = share(total.tally, INDICATORS[UPTIME].target)
     return Uptime(value=rate.value, lower=rate.lower, upper=rate.upper, verdict=rate.verdict)

@@ -5,24 +5,36 @@ A mistake of the operator ends in plain sentences on standard error and exit sta
 database does not fit the code), a service that cannot be reached in status 1, never a traceback.
 """
 
+import asyncio
 import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
+from uuid import UUID
 
 import psycopg
 import typer
 
 from ingest import pki
 from ingest.config import Config, load
+from ingest.daily import verify
 from ingest.errors import ConfigError, OperatorError, PkiError, Unavailable
+from ingest.incidents import NOTE_MAX, REASON_MAX, Refused, Unchanged
+from ingest.indicators.catalogue import INDICATORS
+from ingest.indicators.definition import Language
+from ingest.indicators.security import CATEGORIES, DISPOSITIONS
 from ingest.migrate import check_schema, migrate
-from ingest.registry import add_gateway, add_maintenance, import_files
-from ingest.registry_csv import parse_instant
+from ingest.registry import NAMES, add_gateway, add_maintenance, export_files, import_files
+from ingest.registry_files import Format
+from ingest.registry_tables import parse_instant
+from ingest.reports.content import Report
+from ingest.reports.formats import MEDIA_TYPES, write
+from ingest.reports.read import read_report
+from ingest.store import incidents
 
 # Who ingest is at the broker, and whom the api is: one connection, one identity.
 SERVICES = ("ingest-telemetry-00", "ingest-event-00", "api-live-00")
@@ -34,17 +46,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-registry_app = typer.Typer(help="Areas, gateways and devices.", no_args_is_help=True)
+registry_app = typer.Typer(
+    help="Areas and who lives there, gateways, devices.", no_args_is_help=True
+)
 gateway_app = typer.Typer(help="Gateways and their certificates.", no_args_is_help=True)
 maintenance_app = typer.Typer(help="Accepted maintenance.", no_args_is_help=True)
 pki_app = typer.Typer(help="The installation's certificate authority.", no_args_is_help=True)
 deadletters_app = typer.Typer(help="Messages that were refused.", no_args_is_help=True)
+incident_app = typer.Typer(help="What officers confirmed.", no_args_is_help=True)
 app.add_typer(registry_app, name="registry")
 app.add_typer(gateway_app, name="gateway")
 app.add_typer(maintenance_app, name="maintenance")
 app.add_typer(pki_app, name="pki")
 app.add_typer(deadletters_app, name="deadletters")
+indicators_app = typer.Typer(help="The numbers a community has to prove.", no_args_is_help=True)
+app.add_typer(indicators_app, name="indicators")
+app.add_typer(incident_app, name="incident")
 
+DIFFERENCES_MAX = 100
 # How long `deadletters replay` waits for ingest to take what it asked for.
 REPLAY_TIMEOUT_S = 15.0
 
@@ -80,14 +99,33 @@ def migrate_command(config: ConfigFile = DEFAULT_CONFIG) -> None:
 
 @registry_app.command("import")
 def registry_import(
-    files: Annotated[list[Path], typer.Argument(help="CSV files, in any order.")],
+    files: Annotated[list[Path], typer.Argument(help="CSV files or workbooks, in any order.")],
     dry_run: Annotated[bool, typer.Option(help="Say what would change, change nothing.")] = False,
     config: ConfigFile = DEFAULT_CONFIG,
 ) -> None:
-    """Add and update areas, gateways and devices: everything, or after one mistake nothing."""
+    """Add and update what the files say: everything, or after one mistake nothing."""
     with _connect(_load(config)) as conn:
         report = import_files(conn, files, dry_run=dry_run)
     print("\n".join(report.lines()))
+
+
+@registry_app.command("export")
+def registry_export(
+    folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.")],
+    form: Annotated[Format, typer.Option("--format", help="How.")] = Format.CSV,
+    table: Annotated[
+        list[str] | None, typer.Option(help=f"Only {', '.join(sorted(NAMES))}; repeatable.")
+    ] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Write what is registered to files that `import` takes; importing them changes nothing."""
+    unknown = sorted(set(table or ()) - NAMES)
+    if unknown:
+        expected = f"expected one of {', '.join(sorted(NAMES))}"
+        raise ConfigError([f"--table: value {name!r}: {expected}" for name in unknown])
+    with _connect(_load(config)) as conn:
+        written = export_files(conn, folder, form=form, tables=frozenset(table or NAMES))
+    print("\n".join(f"wrote {file}" for file in written))
 
 
 @gateway_app.command("add")
@@ -160,6 +198,105 @@ def pki_init(
     for name in SERVICES:
         if reissue or not (services / f"{name}.crt").exists():
             print(f"wrote {pki.issue_client(authority, name, out=services).certificate}")
+
+
+@indicators_app.command("list")
+def indicators_list() -> None:
+    """List every indicator with its target."""
+    rows = [
+        (
+            one.id,
+            one.domain,
+            "-" if one.target is None else f"{one.target.value:g} ({one.target.source})",
+            one.name["zh-CN"],
+            one.name["en"],
+        )
+        for one in INDICATORS.values()
+    ]
+    _print_table(("indicator", "domain", "target", "名称", "name"), rows)
+
+
+@indicators_app.command("verify")
+def indicators_verify(
+    first: Annotated[str, typer.Option("--from", help="The first day: 2026-03-01.")],
+    end: Annotated[str, typer.Option("--to", help="The day after the last.")],
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Compute final numbers again from raw readings; exit status 1 where one differs."""
+    problems: list[str] = []
+    window = [_day(name, text, problems) for name, text in (("--from", first), ("--to", end))]
+    if not problems and window[0] >= window[1]:
+        problems.append(f"--to: value {end!r}: expected a day after --from")
+    if problems:
+        raise ConfigError(problems)
+    with _connect(_load(config)) as conn:
+        conn.autocommit = True
+        compared, differences = verify(conn, window[0], window[1], _progress("days computed"))
+    for one in differences[:DIFFERENCES_MAX]:
+        print(one)
+    if len(differences) > DIFFERENCES_MAX:
+        print(f"and {len(differences) - DIFFERENCES_MAX} more")
+    print(f"{compared} numbers computed again, {len(differences)} differ")
+    if differences:
+        raise typer.Exit(1)
+
+
+@app.command("report")
+def report_command(
+    area: Annotated[str, typer.Argument(help="Its id.")],
+    month: Annotated[str, typer.Option(help="2026-03")],
+    out: Annotated[Path, typer.Option(help="The file; .xlsx, .pdf or .csv says what it becomes.")],
+    language: Annotated[Language, typer.Option(help="Its language.")] = "zh-CN",
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Write the monthly report of an area."""
+    problems: list[str] = []
+    begin = _day("--month", f"{month}-01", problems)
+    if out.suffix not in MEDIA_TYPES:
+        problems.append(f"--out: value {out.name!r}: expected a name ending in .xlsx, .pdf, .csv")
+    if problems:
+        raise ConfigError(problems)
+    settings = _load(config)
+
+    async def read() -> Report:
+        conn = await psycopg.AsyncConnection.connect(settings.database.dsn)
+        async with conn:
+            await conn.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+            return await read_report(conn, area, begin, language, now=datetime.now(UTC))
+
+    try:
+        content = asyncio.run(read())
+    except psycopg.OperationalError as error:
+        raise Unavailable(str(error)) from None
+    partial = out.with_suffix(f"{out.suffix}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(content, out.suffix, file, _progress("rows written"))
+        partial.replace(out)
+    except OSError as error:
+        raise OperatorError(f"{out}: cannot write: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"wrote {out}")
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """Return what tells how far a long command is, to people only."""
+
+    def tell(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{done}/{total} {what}", end=end, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _day(name: str, text: str, problems: list[str]) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        problems.append(f"{name}: value {text!r}: expected a date such as 2026-03-01")
+        return date.min
 
 
 @deadletters_app.command("list")
@@ -278,6 +415,185 @@ def deadletters_replay(
     _print_table(("result", "letters"), [(name, str(count)) for name, count in results.items()])
     if "waiting" in results:
         raise Unavailable("ingest has not taken them yet: is it running? they are not forgotten")
+
+
+@incident_app.command("add")
+def incident_add(
+    area: Annotated[str, typer.Option(help="The finest known: cell or community.")],
+    category: Annotated[str, typer.Option(help=", ".join(CATEGORIES))],
+    at: Annotated[str, typer.Option("--at", help="When it occurred: 2026-03-01T08:00+08:00")],
+    by: Annotated[str, typer.Option(help="User name of the officer or admin who reports it.")],
+    confirmed: Annotated[bool, typer.Option(help="It is confirmed; else it is open.")] = False,
+    alert: Annotated[str | None, typer.Option(help="Id of the alert that told of it.")] = None,
+    note: Annotated[str | None, typer.Option(help="Details; no names, please.")] = None,
+    reason: Annotated[str, typer.Option(help="For the record.")] = "reported",
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Report an incident; print its id."""
+    problems: list[str] = []
+    occurred_at = _instant("--at", at, problems)
+    known_category = _one_of("--category", category, CATEGORIES, problems)
+    known_alert = None if alert is None else _id("--alert", alert, problems)
+    _check_texts(note, reason, problems, area, by)
+    if problems:
+        raise ConfigError(problems)
+    assert known_category is not None
+
+    async def add(conn: psycopg.AsyncConnection) -> UUID:
+        officer = await incidents.find_officer(conn, by)
+        return await incidents.report(
+            conn,
+            incidents.Draft(
+                known_category,
+                area,
+                occurred_at,
+                "confirmed" if confirmed else "open",
+                known_alert,
+                note,
+            ),
+            within=officer.area,
+            actor=officer.name,
+            reason=reason,
+            now=datetime.now(UTC),
+        )
+
+    print(_with_incidents(_load(config), add))
+
+
+@incident_app.command("list")
+def incident_list(
+    area: Annotated[str | None, typer.Option(help="Of this area and below only.")] = None,
+    disposition: Annotated[str | None, typer.Option(help=", ".join(DISPOSITIONS))] = None,
+    start: Annotated[str | None, typer.Option("--from", help="2026-03-01T08:00+08:00")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="The first instant after it.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1)] = 50,
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """List incidents, newest first; their notes are for the console."""
+    problems: list[str] = []
+    known = None
+    if disposition is not None:
+        known = _one_of("--disposition", disposition, DISPOSITIONS, problems)
+    first = None if start is None else _instant("--from", start, problems)
+    last = None if end is None else _instant("--to", end, problems)
+    if problems:
+        raise ConfigError(problems)
+
+    async def read(conn: psycopg.AsyncConnection) -> list[incidents.Listed]:
+        return await incidents.listed(
+            conn, area=area, disposition=known, start=first, end=last, limit=limit
+        )
+
+    header = ("id", "occurred_at", "area", "category", "disposition", "confirmed_by", "version")
+    rows = _with_incidents(_load(config), read)
+    _print_table(header, [[_cell(getattr(row, name)) for name in header] for row in rows])
+
+
+@incident_app.command("settle")
+def incident_settle(
+    incident: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")],
+    disposition: Annotated[str, typer.Argument(help=", ".join(DISPOSITIONS))],
+    by: Annotated[str, typer.Option(help="User name of the officer or admin who settles it.")],
+    reason: Annotated[str, typer.Option(help="For the record.")],
+    note: Annotated[str | None, typer.Option(help="Replaces the note; empty removes it.")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Only if it is still this version.", min=1)
+    ] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Say what an incident was found to be; what was said before stays in its history."""
+    problems: list[str] = []
+    known = _id("ID", incident, problems)
+    settled = _one_of("DISPOSITION", disposition, DISPOSITIONS, problems)
+    _check_texts(note, reason, problems, by)
+    if problems:
+        raise ConfigError(problems)
+    assert known is not None
+
+    async def settle(conn: psycopg.AsyncConnection) -> None:
+        officer = await incidents.find_officer(conn, by)
+        await incidents.change(
+            conn,
+            known,
+            incidents.Wanted(disposition=settled, note=note),
+            within=officer.area,
+            actor=officer.name,
+            reason=reason,
+            expected_version=version,
+            now=datetime.now(UTC),
+        )
+
+    _with_incidents(_load(config), settle)
+    print(f"{known} is {settled}")
+
+
+_T = TypeVar("_T")
+_INCIDENT_MISSING = {
+    "person": "--by: no active person of that name may write incidents; police and admins may",
+    "area": "--area: no such community or cell that this person may see",
+    "alert": "--alert: no such alert that this person may see",
+    "incident": "ID: no such incident that this person may see; `incident list` shows them",
+}
+
+
+def _with_incidents(
+    config: Config, action: Callable[[psycopg.AsyncConnection], Awaitable[_T]]
+) -> _T:
+    """Let ``action`` work on a connection of its own; tell the operator what it refuses."""
+    _connect(config).close()  # tells what is wrong with the database
+
+    async def work() -> _T:
+        async with await psycopg.AsyncConnection.connect(
+            config.database.dsn,
+            autocommit=True,
+            application_name="linli-ingest command",
+            connect_timeout=10,
+        ) as conn:
+            return await action(conn)
+
+    try:
+        return asyncio.run(work())
+    except incidents.Missing as error:
+        raise ConfigError(_INCIDENT_MISSING[error.what]) from None
+    except incidents.AlertTaken:
+        raise ConfigError("--alert: has an incident already") from None
+    except incidents.Stale as error:
+        raise ConfigError(f"--version: it is version {error.version} by now, look again") from None
+    except Unchanged:
+        raise ConfigError("nothing would change: it is like that already") from None
+    except Refused as error:
+        raise ConfigError(str(error)) from None
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"database: {str(error).strip()}") from error
+
+
+def _one_of(option: str, text: str, known: Sequence[_T], problems: list[str]) -> _T | None:
+    for value in known:
+        if value == text:
+            return value
+    problems.append(f"{option}: value {text!r}: write one of {', '.join(map(str, known))}")
+    return None
+
+
+def _id(option: str, text: str, problems: list[str]) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        problems.append(f"{option}: value {text!r}: not an id as `list` shows it")
+        return None
+
+
+def _check_texts(note: str | None, reason: str, problems: list[str], *names: str) -> None:
+    if not 1 <= len(reason.strip()) <= REASON_MAX:
+        problems.append(f"--reason: write 1 to {REASON_MAX} characters")
+    if len(note or "") > NOTE_MAX:
+        problems.append(f"--note: write at most {NOTE_MAX} characters")
+    # What the shell handed over in another encoding.
+    problems.extend(
+        f"value {text!r}: is not UTF-8"
+        for text in (note or "", reason, *names)
+        if any("\ud800" <= char <= "\udfff" for char in text)
+    )
 
 
 def _load(file: Path) -> Config:

@@ -75,14 +75,14 @@ async def test_lighting_of_last_night_by_hand(city: Api) -> None:
     assert not lighting["in_progress"]
     assert lighting["next"]["due_from"].startswith("2026-11-21T08:54")
     indicator = lighting["indicator"]
-    assert indicator["numerator_s"] == 26 * 3600
-    assert indicator["denominator_s"] == 32.5 * 3600
-    assert indicator["due_s"] == 39 * 3600
+    assert indicator["numerator"] == 26 * 3600
+    assert indicator["denominator"] == 32.5 * 3600
+    assert indicator["total"] == 39 * 3600
     assert indicator["value"] == pytest.approx(26 / 32.5, abs=1e-12)
     assert indicator["lower"] == pytest.approx(26 / 39, abs=1e-12)
     assert indicator["upper"] == pytest.approx(32.5 / 39, abs=1e-12)
     assert indicator["coverage"] == pytest.approx(32.5 / 39, abs=1e-12)
-    assert (indicator["verdict"], indicator["lamps"]) == ("not_met", 3)
+    assert (indicator["verdict"], indicator["subjects"]) == ("not_met", 3)
 
 
 async def test_lighting_of_children_is_theirs(city: Api) -> None:
@@ -107,15 +107,12 @@ async def test_indicator_by_period(city: Api, by: str, labels: list[str]) -> Non
     path = UPTIME.format("city")
     answer = await city.client("root").get(f"{path}?from=2026-11-01&to=2026-12-01&by={by}")
     series = answer.json()
-    assert (series["indicator"], series["unit"], series["target"], series["source"]) == (
-        "lighting-uptime",
-        "fraction",
-        0.97,
-        "R0",
-    )
-    assert set(series["definition"]) == {"zh-CN", "en"}
+    definition = series["definition"]
+    assert (definition["indicator"], definition["unit"]) == ("lighting-uptime", "fraction")
+    assert (definition["target"]["value"], definition["target"]["source"]) == (0.97, "R0")
+    assert set(definition["formula"]) == {"zh-CN", "en"}
     assert [item["label"] for item in series["items"]] == labels
-    assert series["items"][0]["numerator_s"] == 39 * 3600
+    assert series["items"][0]["numerator"] == 39 * 3600
 
 
 async def test_month_is_cut_to_what_was_asked(city: Api) -> None:
@@ -143,9 +140,9 @@ async def test_night_in_progress_counts_what_has_come(own_city: Api) -> None:
     _set_night(own_city, lit_h=2, dark_h=0.5, lit=True, heard=timedelta(minutes=20))
     value = await _uptime(own_city)
     # 2 h settled, 20 min held by the latest reading, 10 min never known.
-    assert value["numerator_s"] == 2 * 3600 + 20 * 60
-    assert value["denominator_s"] == 2.5 * 3600 + 20 * 60
-    assert value["due_s"] == 3 * 3600
+    assert value["numerator"] == 2 * 3600 + 20 * 60
+    assert value["denominator"] == 2.5 * 3600 + 20 * 60
+    assert value["total"] == 3 * 3600
     assert value["status"] == "provisional"
     overview = (await own_city.client("root").get("/api/v1/areas/c02/overview")).json()
     assert overview["lighting"]["in_progress"]
@@ -156,9 +153,9 @@ async def test_reading_holds_three_periods_and_then_nothing_is_known(own_city: A
     own_city.watch.now = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
     _set_night(own_city, lit_h=1, dark_h=0, lit=False, heard=timedelta(hours=2))
     value = await _uptime(own_city)
-    assert value["numerator_s"] == 3600
-    assert value["denominator_s"] == 3600 + 30 * 60
-    assert value["due_s"] == 3 * 3600
+    assert value["numerator"] == 3600
+    assert value["denominator"] == 3600 + 30 * 60
+    assert value["total"] == 3 * 3600
 
 
 async def test_reading_holds_no_longer_than_lamps_are_due(own_city: Api) -> None:
@@ -166,8 +163,8 @@ async def test_reading_holds_no_longer_than_lamps_are_due(own_city: Api) -> None
     _set_night(own_city, lit_h=12, dark_h=0, lit=True, heard=timedelta(minutes=30))
     value = await _uptime(own_city)
     # Heard five minutes before the end of the night.
-    assert value["numerator_s"] == 12 * 3600 + 5 * 60
-    assert value["due_s"] == 13 * 3600
+    assert value["numerator"] == 12 * 3600 + 5 * 60
+    assert value["total"] == 13 * 3600
 
 
 async def test_gateway_clock_ahead_never_makes_more_known_than_due(own_city: Api) -> None:
@@ -175,7 +172,7 @@ async def test_gateway_clock_ahead_never_makes_more_known_than_due(own_city: Api
     _set_night(own_city, lit_h=61 / 60, dark_h=0, lit=True, heard=timedelta(minutes=-1))
     value = await _uptime(own_city)
     assert value["coverage"] == 1.0
-    assert value["due_s"] == 61 * 60
+    assert value["total"] == 61 * 60
 
 
 async def test_night_to_come_is_not_due_yet(own_city: Api) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -279,6 +279,69 @@ class TestRefusal:
             " pki/services/ingest-event-00.crt",
             "pki/services/ingest-event-00.crt: is CN=api-live-00, not CN=ingest-event-00",
         ]
+
+
+def test_indicators_are_listed_with_their_targets(installation: Installation) -> None:
+    lines = installation.ok("indicators", "list").splitlines()
+    assert next(line for line in lines if line.startswith("incident-rate")).split()[2:4] == [
+        "1.5",
+        "(R1)",
+    ]
+
+
+def test_numbers_are_verified(registered: Installation) -> None:
+    window = ("--from", "2026-11-01", "--to", "2026-12-01")
+    assert registered.ok("indicators", "verify", *window) == (
+        "0 numbers computed again, 0 differ\n"
+    )
+    with psycopg.connect(registered.dsn) as conn:
+        conn.execute(
+            """
+            INSERT INTO community_day (domain, day, community, ends_at, status, computed_at)
+            SELECT 'equipment', '2026-11-05', area, '2026-11-05T16:00Z', 'final', now()
+            FROM area WHERE level = 'community' ORDER BY area LIMIT 1
+            """
+        )
+        conn.execute(
+            """
+            INSERT INTO area_day (indicator, day, area, good, bad, total, subjects, status,
+                                  rule_version, computed_at)
+            SELECT 'equipment-good', day, community, 7, 0, 7, 1, 'final', 1, now()
+            FROM community_day WHERE status = 'final'
+            """
+        )
+    done = registered.run("indicators", "verify", *window)
+    assert done.returncode == 1
+    assert "2026-11-05 equipment-good in" in done.stdout
+    assert "stored good=7 bad=0 total=7 n=1" in done.stdout
+    wrong = registered.run("indicators", "verify", "--from", "2026-12-01", "--to", "tomorrow")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "--to: value 'tomorrow': expected a date such as 2026-03-01\n",
+    )
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [("xlsx", b"PK"), ("pdf", b"%PDF"), ("csv", b"\xef")])
+def test_report_is_written(registered: Installation, suffix: str, begin: bytes) -> None:
+    with psycopg.connect(registered.dsn) as conn:
+        row = conn.execute("SELECT area FROM area WHERE level = 'community' LIMIT 1").fetchone()
+    assert row is not None
+    month = f"{datetime.now(UTC) - timedelta(days=40):%Y-%m}"
+    told = registered.ok("report", row[0], "--month", month, "--out", f"r.{suffix}")
+    assert told == f"wrote r.{suffix}\n"
+    assert (registered.folder / f"r.{suffix}").read_bytes().startswith(begin)
+    assert [file.name for file in registered.folder.glob("*.partial")] == []
+
+
+def test_report_of_nowhere_or_never_is_refused(registered: Installation) -> None:
+    for arguments, sentence in (
+        (("nowhere", "--month", "2026-03", "--out", "r.pdf"), "area 'nowhere': no such area"),
+        (("city", "--month", "2026-13", "--out", "r.doc"), "--month: value '2026-13-01'"),
+        (("city", "--month", "2026-13", "--out", "r.doc"), "--out: value 'r.doc'"),
+    ):
+        done = registered.run("report", *arguments)
+        assert done.returncode == 2
+        assert sentence in done.stderr
 
 
 def test_an_interrupt_ends_with_130(installation: Installation) -> None:

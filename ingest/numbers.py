@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every indicator of an area over any time, read from daily tallies: for the api and for reports.
+
+Shares and sums add up stored days; lighting that still runs is taken as it stands; rates put cases
+before the people of the time; times are taken from the alerts themselves, since medians of days
+make no median of a month.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from ingest.indicators import security
+from ingest.indicators.catalogue import INDICATORS
+from ingest.indicators.definition import Definition
+from ingest.indicators.lighting_nights import UPTIME
+from ingest.indicators.rate import Rate, share
+from ingest.indicators.spans import to_us
+from ingest.indicators.tally import Tally
+from ingest.reports.content import Number, Status
+from ingest.store import incidents, population
+from ingest.store.light_sums import sum_light
+from ingest.store.population import Population
+from ingest.store.sums import EXCLUDED, SUMS, By, Excluded, Sum, parameters
+
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        path: The area's path; a number counts where its devices stood that day.
+        scope: The path of what the asker may see.
+        time_zone: The area's, in which a day of it begins.
+        first: The first day; of nights the date of dusk.
+        end: The day after the last.
+        by: Per day, per month, in total, or per sub-area (named by its path label).
+        now: Until when time counts.
+        hidden: Alert rules that do not exist for the asker; where there are any, nothing is told
+            of cases that are not settled, nor of alarms that were false: they might tell of these.
+    """
+
+    path: str
+    scope: str
+    time_zone: str
+    first: date
+    end: date
+    by: By
+    now: datetime
+    hidden: Sequence[str] = ()
+
+    @property
+    def days(self) -> tuple[date, date]:
+        """First and end."""
+        return self.first, self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A number and what it is of: a day, a month, a sub-area, or all of it (``""``)."""
+
+    label: str
+    first: date
+    end: date
+    number: Number
+
+
+async def read(
+    conn: AsyncConnection[Any], definitions: Sequence[Definition], question: Question
+) -> list[Period]:
+    """Return the numbers of some indicators, ordered by indicator, class and period."""
+    by_shape: defaultdict[str, list[Definition]] = defaultdict(list)
+    for definition in definitions:
+        by_shape[definition.shape].append(definition)
+    added = [*by_shape["share"], *by_shape["sum"], *by_shape["rate"]]
+    found: list[Period] = []
+    if added:
+        sums = await _sums(conn, [one.id for one in added], question)
+        sums += await _without_cases(conn, by_shape["rate"], sums, question)
+        excluded = await _excluded(conn, [one.id for one in added], question)
+        people: Mapping[str, Population] = {}
+        for one in sums:
+            definition = INDICATORS[one.indicator]
+            left_out = excluded.get((one.indicator, one.kind, one.period), {})
+            first, end = _window(one.period, one, question)
+            if definition.shape == "rate":
+                people = await _people(conn, question, first, end)
+                if question.hidden:
+                    one = replace(one, total=one.good, subjects=one.good)
+                    left_out = {}
+                number = _rate(definition, one, people[_path_of(one.period, question)], left_out)
+            else:
+                number = _added(definition, one, left_out)
+            found.append(Period(one.period, first, end, number))
+    for definition in by_shape["times"]:
+        if question.by == "total":
+            found.append(
+                Period("", question.first, question.end, await _times(conn, definition, question))
+            )
+    if question.hidden:
+        found = [one for one in found if one.number.indicator != security.FALSE_ALARMS]
+    order = {definition.id: place for place, definition in enumerate(definitions)}
+    return sorted(found, key=lambda one: (order[one.number.indicator], one.number.kind, one.label))
+
+
+async def _without_cases(
+    conn: AsyncConnection[Any],
+    rates: Sequence[Definition],
+    sums: Sequence[Sum],
+    question: Question,
+) -> list[Sum]:
+    """Return sums of nothing for rates: that nothing happened is a number, too."""
+    if not rates or question.by == "day":
+        return []
+    match question.by:
+        case "total":
+            periods = {"": question.first}
+        case "month":
+            periods = {f"{day:%Y-%m}": day for day in _months(question)}
+        case "child":
+            depth = question.path.count(".") + 1
+            people = await _people(conn, question, *question.days)
+            below = (path.split(".") for path in people)
+            periods = {path[depth]: question.first for path in below if len(path) == depth + 1}
+    known = {(one.indicator, one.period) for one in sums}
+    local = question.now.astimezone(ZoneInfo(question.time_zone)).date()
+    return [
+        Sum(
+            definition.id, "", period, first, first, 0, 0, 0, 0, 1, definition.rule_version,
+            question.end <= local, question.now,
+        )
+        for definition in rates
+        for period, first in periods.items()
+        if (definition.id, period) not in known
+    ]  # fmt: skip
+
+
+def _months(question: Question) -> list[date]:
+    """Return the first day in the window of each of its months."""
+    found = [question.first]
+    while (after := (found[-1].replace(day=1) + 32 * _DAY).replace(day=1)) < question.end:
+        found.append(after)
+    return found
+
+
+def _path_of(period: str, question: Question) -> str:
+    return f"{question.path}.{period}" if question.by == "child" else question.path
+
+
+def _window(period: str, one: Sum, question: Question) -> tuple[date, date]:
+    match question.by:
+        case "day":
+            return one.first, one.first + _DAY
+        case "month":
+            begin = one.first.replace(day=1)
+            after = (begin + 32 * _DAY).replace(day=1)
+            return max(begin, question.first), min(after, question.end)
+        case "total" | "child":
+            return question.days
+
+
+async def _sums(conn: AsyncConnection[Any], indicators: list[str], question: Question) -> list[Sum]:
+    stored = [one for one in indicators if one != UPTIME]
+    sums: list[Sum] = []
+    async with conn.cursor(row_factory=class_row(Sum)) as cursor:
+        await cursor.execute(
+            SUMS, parameters(stored, question.path, question.scope, question.days, question.by)
+        )
+        sums += await cursor.fetchall()
+    if UPTIME in indicators:
+        sums += [
+            Sum(
+                UPTIME, "", one.period, one.first, one.last, one.lit_us, one.dark_us, one.due_us,
+                one.lamps, one.revision, INDICATORS[UPTIME].rule_version, one.is_final,
+                question.now,
+            )
+            for one in await sum_light(
+                conn,
+                question.scope,
+                question.path,
+                question.days,
+                "night" if question.by == "day" else question.by,
+                now=question.now,
+            )
+        ]  # fmt: skip
+    return sums
+
+
+async def _excluded(
+    conn: AsyncConnection[Any], indicators: list[str], question: Question
+) -> Mapping[tuple[str, str, str], dict[str, int]]:
+    found: defaultdict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+    async with conn.cursor(row_factory=class_row(Excluded)) as cursor:
+        await cursor.execute(
+            EXCLUDED,
+            parameters(indicators, question.path, question.scope, question.days, question.by),
+        )
+        async for one in cursor:
+            found[one.indicator, one.kind, one.period][one.reason] = one.amount
+    return found
+
+
+async def _people(
+    conn: AsyncConnection[Any], question: Question, first: date, end: date
+) -> Mapping[str, Population]:
+    """Return the people of the days that have come: those to come commit no crime yet."""
+    today = question.now.astimezone(ZoneInfo(question.time_zone)).date()
+    end = max(first + _DAY, min(end, today + _DAY))
+    cursor = await conn.execute(population.BELOW, population.parameters(question.path, first, end))
+    return population.fold(await cursor.fetchall(), first, end)
+
+
+def _added(definition: Definition, one: Sum, excluded: Mapping[str, int]) -> Number:
+    tally = Tally(one.good, one.bad, one.total, one.subjects, excluded)
+    status: Status = "final" if one.is_final else "provisional"
+    if definition.shape == "sum":
+        # Nothing adds up to nothing only where somebody could have told of more.
+        heard = one.good if one.subjects or one.good else None
+        rate = Rate(heard, None, None, None, "undetermined")
+    else:
+        rate = share(tally, definition.target)
+    return Number(
+        indicator=one.indicator,
+        kind=one.kind,
+        value=rate.value,
+        lower=rate.lower,
+        upper=rate.upper,
+        coverage=rate.coverage,
+        numerator=one.good,
+        denominator=None if definition.shape == "sum" else one.good + one.bad,
+        total=None if definition.shape == "sum" else one.total,
+        unit=definition.parts if definition.shape == "sum" else "fraction",
+        target=definition.target,
+        verdict=rate.verdict if definition.target else None,
+        revision=one.revision,
+        status=status,
+        excluded=tally.excluded,
+        subjects=one.subjects,
+        rule_version=one.rule_version,
+    )
+
+
+def _rate(
+    definition: Definition, one: Sum, people: Population, excluded: Mapping[str, int]
+) -> Number:
+    assert definition.target is not None
+    rate = security.incident_rate(
+        one.good,
+        one.total - one.good,
+        person_days=people.person_days,
+        days_covered=people.days_covered,
+        days=people.days,
+        target=definition.target.value,
+    )
+    return replace(
+        _added(definition, one, excluded),
+        value=rate.value,
+        lower=rate.lower,
+        upper=rate.upper,
+        coverage=rate.coverage,
+        numerator=rate.cases,
+        denominator=people.person_days,
+        total=None,
+        unit="per_mille_year",
+        verdict=rate.verdict,
+    )
+
+
+async def _times(conn: AsyncConnection[Any], definition: Definition, question: Question) -> Number:
+    zone = ZoneInfo(question.time_zone)
+    start, end = (datetime.combine(day, time(), zone) for day in question.days)
+    async with conn.cursor(row_factory=class_row(security.Alarm)) as cursor:
+        await cursor.execute(
+            incidents.ALARMS_BELOW,
+            {
+                "start": start,
+                "end": end,
+                "area": question.path,
+                "scope": question.scope,
+                "hidden": list(question.hidden),
+            },
+        )
+        alarms = await cursor.fetchall()
+    take = (
+        security.time_to_acknowledge
+        if definition.id == security.TIME_TO_ACKNOWLEDGE
+        else security.time_to_close
+    )
+    times = take(alarms, to_us(question.now))
+    return Number(
+        indicator=definition.id,
+        kind="",
+        value=times.median.value,
+        lower=times.median.lower,
+        upper=times.median.upper,
+        coverage=None,
+        numerator=times.finished,
+        denominator=None,
+        total=times.finished + times.unfinished,
+        unit="us",
+        target=None,
+        verdict=None,
+        revision=1,
+        status="final" if times.unfinished == 0 and question.now >= end else "provisional",
+        subjects=len(alarms),
+        p90=times.p90.value,
+        rule_version=definition.rule_version,
+    )

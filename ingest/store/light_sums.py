@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lighting as it stands at this moment: nights that are over as stored, running ones by the lamp.
+
+Lamp-nights hold what readings settled, in whole microseconds; what a lamp's latest reading still
+holds is added here up to now. Time that has not come is not due yet, so the number of a night in
+progress says how it has gone so far.
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Literal
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from ingest.indicators import lighting
+from ingest.indicators.lighting_nights import UPTIME
+from ingest.indicators.tally import Tally
+from ingest.store.sums import SUMS, Sum, parameters
+
+
+@dataclass(frozen=True, slots=True)
+class LightSum:
+    """Lighting of many lamp-nights together, microseconds; ``period`` is what they share."""
+
+    period: str
+    first: date
+    last: date
+    lamps: int
+    due_us: int
+    lit_us: int
+    dark_us: int
+    revision: int
+    is_final: bool
+
+    @property
+    def tally(self) -> Tally:
+        """Lit, dark and due time, as of any indicator."""
+        return Tally(self.lit_us, self.dark_us, self.due_us, self.lamps)
+
+    def plus(self, other: "LightSum") -> "LightSum":
+        """Return both together; of another time, so lamps are the same ones."""
+        return LightSum(
+            self.period,
+            min(self.first, other.first),
+            max(self.last, other.last),
+            max(self.lamps, other.lamps),
+            self.due_us + other.due_us,
+            self.lit_us + other.lit_us,
+            self.dark_us + other.dark_us,
+            max(self.revision, other.revision),
+            self.is_final and other.is_final,
+        )
+
+
+By = Literal["night", "month", "total", "child"]
+
+
+async def sum_light(
+    conn: AsyncConnection[Any],
+    scope: str,
+    path: str,
+    nights: tuple[date, date],
+    by: By,
+    *,
+    now: datetime,
+) -> list[LightSum]:
+    """Sum the lighting of an area, ordered by period: final nights as stored, others as they are.
+
+    Args:
+        conn: Any connection.
+        scope: The path of what the asker may see.
+        path: The area's path; a lamp counts where it stood that night.
+        nights: ``[first, end)``, dates of dusk.
+        by: What to sum over; ``child`` gives one sum per sub-area, named by its path label.
+        now: Until when time counts.
+    """
+    found = {one.period: one for one in await _sum_running(conn, scope, path, nights, by, now=now)}
+    async with conn.cursor(row_factory=class_row(Sum)) as cursor:
+        await cursor.execute(
+            SUMS,
+            parameters([UPTIME], path, scope, nights, "day" if by == "night" else by, final=True),
+        )
+        async for one in cursor:
+            if not one.total:
+                continue
+            final = LightSum(
+                one.period, one.first, one.last, one.subjects, one.total, one.good, one.bad,
+                one.revision, one.is_final,
+            )  # fmt: skip
+            other = found.get(one.period)
+            found[one.period] = final if other is None else final.plus(other)
+    return [found[period] for period in sorted(found)]
+
+
+async def _sum_running(
+    conn: AsyncConnection[Any],
+    scope: str,
+    path: str,
+    nights: tuple[date, date],
+    by: By,
+    *,
+    now: datetime,
+) -> list[LightSum]:
+    """Sum the lamp-nights of which no final number is stored yet."""
+    async with conn.cursor(row_factory=class_row(LightSum)) as cursor:
+        await cursor.execute(
+            """
+            WITH lamp AS (
+                SELECT n.device_id, n.night, n.lit_us, n.dark_us, n.revision,
+                       n.status = 'final' AS is_final, n.due, n.due_us, n.due_to,
+                       CASE WHEN d.community = n.community THEN d.path ELSE c.path END AS path,
+                       -- Gateways' clocks may run ahead a little: settled time has come.
+                       greatest(%(now)s, d.lit_at) AS until,
+                       d.lit, d.lit_at,
+                       d.lit_at + make_interval(secs => d.reporting_period_s * %(periods)s)
+                           AS known_until
+                FROM lamp_night AS n
+                JOIN device_view AS d ON d.id = n.device_id
+                JOIN area AS c ON c.area = n.community
+                WHERE n.night >= %(first)s AND n.night < %(end)s
+                  AND NOT EXISTS (
+                      SELECT FROM community_day AS f
+                      WHERE f.domain = 'lighting' AND f.day = n.night
+                        AND f.community = n.community AND f.status = 'final')
+                  AND n.community IN (
+                      SELECT o.area FROM area AS o
+                      WHERE o.path <@ %(area)s::ltree OR o.path @> %(area)s::ltree)
+            ), so_far AS (
+                SELECT device_id, night, path, lit_us, dark_us, revision, is_final, lit,
+                       CASE WHEN due_to <= until THEN due_us
+                            ELSE covered_us(due * tstzmultirange(tstzrange(NULL, until)))
+                       END AS due_us,
+                       CASE WHEN lit IS NULL OR lit_at >= due_to OR known_until <= lower(due)
+                            THEN 0
+                            ELSE covered_us(due * tstzmultirange(
+                                tstzrange(lit_at, least(until, known_until))))
+                       END AS open_us
+                FROM lamp
+                WHERE path <@ %(area)s::ltree AND path <@ %(scope)s::ltree  -- invariant 9
+            ), labelled AS (
+                SELECT *,
+                       CASE %(by)s
+                           WHEN 'night' THEN night::text
+                           WHEN 'month' THEN to_char(night, 'YYYY-MM')
+                           WHEN 'total' THEN ''
+                           WHEN 'child' THEN
+                               CASE WHEN nlevel(path) > nlevel(%(area)s::ltree)
+                                    THEN subpath(path, nlevel(%(area)s::ltree), 1)::text END
+                       END AS period
+                FROM so_far
+                WHERE due_us > 0
+            )
+            SELECT period, min(night) AS first, max(night) AS last,
+                   count(DISTINCT device_id) AS lamps,
+                   sum(due_us)::bigint AS due_us,
+                   sum(lit_us + CASE WHEN lit THEN open_us ELSE 0 END)::bigint AS lit_us,
+                   sum(dark_us + CASE WHEN NOT lit THEN open_us ELSE 0 END)::bigint AS dark_us,
+                   max(revision) AS revision, bool_and(is_final) AS is_final
+            FROM labelled
+            WHERE period IS NOT NULL
+            GROUP BY period
+            ORDER BY period
+            """,
+            {
+                "now": now,
+                "periods": lighting.SILENCE_PERIODS,
+                "first": nights[0],
+                "end": nights[1],
+                "area": path,
+                "scope": scope,
+                "by": by,
+            },
+        )
+        return await cursor.fetchall()
