@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console in a real browser over a real city: a lamp fails live, its alert is acknowledged.
 
+The month's indicators are read there, too, each with its verdict and its definition.
+
 The pictures in the README are made here, from what the browser shows (``LINLI_PICTURES=1``).
 """
 
@@ -17,7 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # pyright: ignore[reportMissingTypeStubs]
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from deploy.faults.city import City
 from deploy.installation import ROOT, environment, module
@@ -30,10 +32,14 @@ pytestmark = pytest.mark.timeout(300)
 CHROMIUM = "/usr/bin/chromium"
 GATEWAY = "gw-underpass"
 LAMP = "c01-lamp-900"
+TABLE = "**/api/v1/areas/*/indicators?*"
+# Browser, agents, ingest and database share the cores of one machine.
+PATIENCE_MS = 15_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -177,6 +183,35 @@ def accessible(page: Page) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
+def month_with_numbers(city: City) -> str:
+    """Wait until a day's equipment is computed; return its month, as areas count days."""
+    computed = """
+        SELECT coalesce(max(to_char(day, 'YYYY-MM')), '') FROM area_day
+        WHERE indicator = 'equipment-good' AND kind = '' AND good > 0
+        """
+    # What is marked while a backlog arrives is computed every 30 s, not each time.
+    until(lambda: city.texts(computed) != [""], "a day is computed", timeout_s=90)
+    return city.texts(computed)[0]
+
+
+def open_definition(page: Page, month: str, indicator: str) -> Locator:
+    """Go from anywhere to an indicator's definition, as a person does; return the dialog."""
+    page.locator('nav a[href^="/indicators"]').first.click()
+    page.get_by_test_id("month").select_option(month)
+    row = page.locator(f'[data-testid="indicator-row"][data-indicator="{indicator}"]')
+    expect(row.get_by_test_id("indicator-value")).to_contain_text("%")
+    expect(row.get_by_test_id("bounds-bar")).to_be_visible()
+    expect(row.get_by_test_id("verdict")).to_be_visible()
+    accessible(page)
+    row.get_by_test_id("indicator-open").click()
+    dialog = page.get_by_test_id("indicator-dialog")
+    expect(dialog.get_by_test_id("indicator-formula")).to_contain_text("=")
+    expect(dialog.get_by_test_id("day-chart")).to_be_visible()
+    expect(dialog.get_by_test_id("indicator-children").locator("tbody tr")).not_to_have_count(0)
+    accessible(page)
+    return dialog
+
+
 def test_lamp_fails_live_and_its_alert_is_acknowledged(
     browser: Browser, city: City, lamp: Lamp, url: str
 ) -> None:
@@ -195,6 +230,11 @@ def test_lamp_fails_live_and_its_alert_is_acknowledged(
     expect(page.get_by_test_id("lighting-tile").get_by_test_id("verdict")).to_be_visible()
     accessible(page)
     picture(page, "console-overview.zh-CN.png")
+    page.get_by_test_id("lighting-definition").click()
+    definition = page.get_by_test_id("definition")
+    expect(definition.locator("tbody tr")).not_to_have_count(0)
+    expect(definition).to_contain_text("97 %")
+    page.keyboard.press("Escape")
     seen_lit = f"""
         SELECT count(*) FROM device_state AS s JOIN device AS d ON d.id = s.device_id
         WHERE d.device = '{LAMP}' AND s.lit
@@ -206,7 +246,7 @@ def test_lamp_fails_live_and_its_alert_is_acknowledged(
     row = page.locator('[data-testid="alert-row"][data-rule="lamp.dark"]', has_text="地下通道灯")
     page.locator('nav a[href^="/alerts"]').first.click()
     page.mouse.move(5, 500)  # rows stand still under the pointer
-    expect(row).to_have_attribute("data-acknowledged", "false", timeout=15_000)
+    expect(row).to_have_attribute("data-acknowledged", "false")
     accessible(page)
     picture(page, "console-alerts.zh-CN.png")
     row.get_by_test_id("ack-button").click()
@@ -216,6 +256,34 @@ def test_lamp_fails_live_and_its_alert_is_acknowledged(
     noted = "SELECT count(*) FROM alert WHERE acknowledged AND note = '已通知电工'"
     until(lambda: city.count(noted) == 1, "the acknowledgement is stored")
 
+    # The month in numbers: what is proved, how sure that is, and what it means.
+    month = month_with_numbers(city)
+    dialog = open_definition(page, month, "equipment-good")
+    expect(dialog).to_contain_text("设备完好率")
+    expect(dialog).to_contain_text("R0")
+    for kind in ("路灯", "垃圾桶", "门禁", "报警器"):
+        expect(dialog.get_by_role("rowheader", name=kind, exact=True)).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    row = page.locator('[data-testid="indicator-row"][data-indicator="equipment-good"]')
+    expect(row.get_by_test_id("indicator-open")).to_be_focused()
+    # Nobody said who is satisfied: that is no 0 %.
+    row = page.locator('[data-testid="indicator-row"][data-indicator="satisfaction"]')
+    expect(row.get_by_test_id("indicator-missing")).to_have_text("无数据")
+    report = f"/api/v1/areas/c01/reports/{month}.pdf?language=zh-CN"
+    expect(page.get_by_test_id("report-pdf")).to_have_attribute("href", report)
+    # A month before there was anything, and an answer that does not come.
+    page.get_by_test_id("month").select_option(index=11)
+    expect(page.get_by_test_id("state-empty")).to_be_visible()
+    accessible(page)
+    page.route(TABLE, lambda route: route.abort())
+    page.get_by_test_id("month").select_option(month)
+    expect(page.get_by_test_id("state-error")).to_be_visible()
+    accessible(page)
+    page.unroute(TABLE)
+    page.get_by_test_id("state-error").get_by_role("button").click()
+    expect(row).to_be_visible()
+
     # The same in English, for whoever reads English.
     page.goto(url)
     page.get_by_test_id("language-en").click()
@@ -223,6 +291,16 @@ def test_lamp_fails_live_and_its_alert_is_acknowledged(
     expect(page.get_by_test_id("lighting-value")).to_be_visible()
     accessible(page)
     picture(page, "console-overview.png")
+    dialog = open_definition(page, month, "lighting-uptime")
+    expect(dialog).to_contain_text("Lighting uptime")
+    # On a telephone nothing is cut off.
+    page.set_viewport_size({"width": 390, "height": 844})
+    accessible(page)
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    accessible(page)
+    page_width = page.evaluate("document.documentElement.scrollWidth")
+    assert page_width == 390, f"the page is {page_width} px wide"
     strangers = [one for one in requests if not one.startswith((url, "data:", "blob:"))]
     assert not strangers, strangers
     context.close()

@@ -11,6 +11,7 @@ import { Empty, Failure, Loading } from './ui/states';
 
 const Overview = lazy(() => import('./screens/overview/overview'));
 const Alerts = lazy(() => import('./screens/alerts/alerts'));
+const Indicators = lazy(() => import('./screens/indicators/indicators'));
 
 export function App() {
   const person = me.value;
@@ -40,6 +41,7 @@ function Screens() {
         <Router>
           <Route path="/" component={Overview} />
           <Route path="/alerts" component={Alerts} />
+          <Route path="/indicators" component={Indicators} />
           <Route default component={NotFound} />
         </Router>
       </ErrorBoundary>

@@ -71,6 +71,13 @@ export function formatDay(day: string, language: string): string {
   );
 }
 
+/** `month` is a calendar month (2026-11). */
+export function formatMonth(month: string, language: string): string {
+  return formatter(language, 'UTC', { year: 'numeric', month: 'long' }).format(
+    new Date(`${month}-01T00:00:00Z`),
+  );
+}
+
 /** The calendar date of an instant in a zone, YYYY-MM-DD. */
 export function dayOf(at: Date, zone: string): string {
   return formatter('en-CA', zone, { year: 'numeric', month: '2-digit', day: '2-digit' }).format(at);

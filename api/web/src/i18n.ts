@@ -2,7 +2,7 @@
 /**
  * The two languages. Catalogues are flat: one key, one text; what the platform stores (rules,
  * classes, states, fields, units) is named by `ingest/locales`, what only the console says by
- * `api/locales`. Only the language in use is loaded.
+ * `api/locales`, and of its indicators by `locale/indicators`. Only the language in use is loaded.
  */
 import { signal } from '@preact/signals';
 import i18next from 'i18next';

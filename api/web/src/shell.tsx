@@ -22,6 +22,7 @@ import { spanWords } from './ui/time';
 const SCREENS: readonly { path: string; icon: IconName; label: Key }[] = [
   { path: '/', icon: 'overview', label: 'nav.overview' },
   { path: '/alerts', icon: 'alerts', label: 'nav.alerts' },
+  { path: '/indicators', icon: 'indicators', label: 'nav.indicators' },
 ];
 
 export function Shell({ children }: { children: ComponentChildren }) {

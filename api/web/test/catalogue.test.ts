@@ -6,12 +6,15 @@ import storedEn from '../../../ingest/locales/en.json';
 import storedZh from '../../../ingest/locales/zh-CN.json';
 import shownEn from '../../locales/en.json';
 import shownZh from '../../locales/zh-CN.json';
+import indicatorsEn from '../src/locale/indicators.en.json';
+import indicatorsZh from '../src/locale/indicators.zh-CN.json';
 import { placeholders } from '../src/ui/template';
 
 type Catalogue = Readonly<Record<string, string>>;
 const PAIRS: readonly (readonly [string, Catalogue, Catalogue])[] = [
   ['api/locales', shownZh, shownEn],
   ['ingest/locales', storedZh, storedEn],
+  ['locale/indicators', indicatorsZh, indicatorsEn],
 ];
 const CJK = /[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]/;
 
@@ -41,8 +44,9 @@ describe.each(PAIRS)('%s', (_name, zh, en) => {
   });
 });
 
-test('no key stands in both catalogues', () => {
-  expect(Object.keys(shownZh).filter((key) => key in storedZh)).toEqual([]);
+test('no key stands in two catalogues', () => {
+  const keys = PAIRS.flatMap(([, zh]) => Object.keys(zh));
+  expect(keys.filter((key, index) => keys.indexOf(key) !== index)).toEqual([]);
 });
 
 const SOURCE = join(import.meta.dirname, '../src');
@@ -67,5 +71,6 @@ test('every text of the console is used', () => {
     const prefix = base.slice(0, base.lastIndexOf('.') + 1);
     return code.includes(`\`${prefix}\${`);
   };
-  expect(Object.keys(shownZh).filter((key) => !used(key))).toEqual([]);
+  const shown = [...Object.keys(shownZh), ...Object.keys(indicatorsZh)];
+  expect(shown.filter((key) => !used(key))).toEqual([]);
 });

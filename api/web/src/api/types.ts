@@ -41,32 +41,85 @@ export interface KindCount {
   readonly maintenance: number;
 }
 
+export type IndicatorUnit = 'fraction' | 'per_mille_year' | 's' | 'kg' | 'kWh' | 'count';
+
+/** How good a number is: a share has bounds, a sum none; times are medians. */
+export type IndicatorShape = 'share' | 'sum' | 'rate' | 'times';
+
+export interface IndicatorTarget {
+  readonly value: number;
+  readonly better: 'high' | 'low';
+  readonly source: string;
+  readonly source_name: Readonly<Record<string, string>>;
+}
+
+/** What an indicator means, as it is computed. Texts by language. */
+export interface IndicatorDefinition {
+  readonly indicator: string;
+  readonly domain: string;
+  readonly shape: IndicatorShape;
+  readonly unit: IndicatorUnit;
+  readonly parts_unit: IndicatorUnit;
+  readonly by_kind: boolean;
+  readonly name: Readonly<Record<string, string>>;
+  readonly formula: Readonly<Record<string, string>>;
+  readonly target: IndicatorTarget | null;
+  readonly rule_version: number;
+}
+
 export interface Indicator {
   readonly from: string;
   readonly to: string;
   readonly label: string;
+  /** Device class; empty: all together. */
+  readonly kind: string;
   readonly value: number | null;
   readonly lower: number | null;
   readonly upper: number | null;
   readonly coverage: number | null;
-  readonly numerator_s: number;
-  readonly denominator_s: number;
-  readonly due_s: number;
-  readonly verdict: Verdict;
-  readonly target: number;
+  readonly p90: number | null;
+  readonly numerator: number | null;
+  readonly denominator: number | null;
+  readonly total: number | null;
+  readonly excluded: Readonly<Record<string, number>>;
+  readonly subjects: number;
+  readonly verdict: Verdict | null;
+  readonly target: number | null;
   readonly revision: number;
   readonly status: 'provisional' | 'final';
-  readonly lamps?: number | null;
 }
 
 export interface IndicatorSeries {
-  readonly indicator: string;
   readonly area: string;
-  readonly target: number;
-  readonly source: string;
-  readonly definition: Readonly<Record<string, string>>;
-  readonly rule_version: number;
+  readonly definition: IndicatorDefinition;
   readonly items: readonly Indicator[];
+}
+
+export interface IndicatorTable {
+  readonly area: string;
+  readonly from: string;
+  readonly to: string;
+  readonly items: readonly IndicatorSeries[];
+}
+
+/** A final number as it was before it was restated. */
+export interface IndicatorRevision {
+  readonly area: string;
+  readonly kind: string;
+  readonly day: string;
+  readonly revision: number;
+  readonly numerator: number;
+  readonly denominator: number;
+  readonly total: number;
+  readonly computed_at: string;
+  readonly replaced_at: string;
+  readonly reason: string;
+}
+
+export interface IndicatorRevisions {
+  readonly indicator: string;
+  readonly parts_unit: IndicatorUnit;
+  readonly items: readonly IndicatorRevision[];
 }
 
 export interface Lighting {

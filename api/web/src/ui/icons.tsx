@@ -6,6 +6,8 @@ import type { DeviceState, Severity, Verdict } from '../api/types';
 const PATHS = {
   overview: 'M4 13h6V4H4zM14 20h6V11h-6zM4 20h6v-3H4zM14 7h6V4h-6z',
   alerts: 'M6 17V11a6 6 0 0 1 12 0v6l1.5 2h-15zM10 21.5h4M12 2.5v2',
+  indicators: 'M4 20.5h16M7 17v-5M12 17V5M17 17V9',
+  download: 'M12 4v11M7.5 11l4.5 4.5 4.5-4.5M4.5 20h15',
   docs: 'M8 6 2.5 12 8 18M16 6l5.5 6-5.5 6M13.5 4l-3 16',
   more: 'M5 12h.01M12 12h.01M19 12h.01',
   lamp: 'M12 22V8M8.5 22h7M12 8c0-3 1.5-5 4.5-5M13.5 8.5 16.5 3l4 4.5zM4 6.5 2.5 5M6 3.8V2M3.8 9.2H2',

@@ -6,7 +6,7 @@ import { type Key, language, nameOf, t } from '../../i18n';
 import { usePlace } from '../../navigation';
 import { SeverityMark, StateMark } from '../../ui/icons';
 import { type Sort, SortHeader } from '../../ui/table';
-import { VerdictChip } from './lighting';
+import { VerdictChip } from '../../ui/verdict';
 import { sortedChildren } from './worst';
 
 const COLUMNS: readonly { by: string; label: Key; numeric: boolean }[] = [
@@ -126,7 +126,7 @@ function Uptime({ child: { uptime } }: { child: ChildArea }) {
           </span>
         )}
       </span>
-      <VerdictChip indicator={uptime} />
+      <VerdictChip verdict={uptime.verdict} />
     </span>
   );
 }

@@ -6,9 +6,10 @@ import type { Indicator, IndicatorSeries, Lighting } from '../../api/types';
 import { addDays, formatDay, formatNumber, formatPercent, formatTime } from '../../format';
 import { language, t } from '../../i18n';
 import { Dialog } from '../../ui/dialog';
-import { Icon, VerdictMark } from '../../ui/icons';
+import { Icon } from '../../ui/icons';
 import { Failure, Loading } from '../../ui/states';
 import { clock } from '../../ui/time';
+import { VerdictChip } from '../../ui/verdict';
 import { uptimeScale } from './scale';
 
 const hours = (seconds: number): string => {
@@ -70,21 +71,10 @@ function Due({ lighting }: { lighting: Lighting }) {
   );
 }
 
-export function VerdictChip({ indicator }: { indicator: Pick<Indicator, 'verdict'> }) {
-  return (
-    <span
-      class={`chip verdict-${indicator.verdict}`}
-      data-testid="verdict"
-      data-verdict={indicator.verdict}
-    >
-      <VerdictMark verdict={indicator.verdict} />
-      {t(`verdict.${indicator.verdict}`)}
-    </span>
-  );
-}
-
 function Uptime({ indicator }: { indicator: Indicator }) {
   const { value, lower, upper, target } = indicator;
+  // Of lighting these are seconds: known lit, known, and due.
+  const { numerator: lit, denominator: known, total: due } = indicator;
   return (
     <>
       <p class="tile-figure">
@@ -93,23 +83,26 @@ function Uptime({ indicator }: { indicator: Indicator }) {
         ) : (
           <strong data-testid="lighting-value">{down(value)}</strong>
         )}{' '}
-        <VerdictChip indicator={indicator} />
+        <VerdictChip verdict={indicator.verdict} />
         {indicator.status === 'provisional' && (
           <span class="chip" data-testid="lighting-provisional">
             {t('lighting.provisional')}
           </span>
         )}
       </p>
-      {lower !== null && upper !== null && <Bar lower={lower} upper={upper} target={target} />}
-      <p class="lighting-sentence">
-        {t('lighting.sentence', {
-          lamps: formatNumber(indicator.lamps ?? 0, language.value),
-          due: hours(indicator.due_s),
-          lit: hours(indicator.numerator_s),
-        })}{' '}
-        {indicator.due_s > indicator.denominator_s &&
-          t('lighting.unknown', { unknown: hours(indicator.due_s - indicator.denominator_s) })}
-      </p>
+      {lower !== null && upper !== null && target !== null && (
+        <Bar lower={lower} upper={upper} target={target} />
+      )}
+      {lit !== null && known !== null && due !== null && (
+        <p class="lighting-sentence">
+          {t('lighting.sentence', {
+            lamps: formatNumber(indicator.subjects, language.value),
+            due: hours(due),
+            lit: hours(lit),
+          })}{' '}
+          {due > known && t('lighting.unknown', { unknown: hours(due - known) })}
+        </p>
+      )}
     </>
   );
 }
@@ -184,14 +177,18 @@ function Definition({ area, night, onClose }: DefinitionProps) {
       {!series && !error && <Loading />}
       {series && (
         <>
-          <p class="definition-text">{series.definition[language.value]}</p>
-          <p class="muted">
-            {t('lighting.source', {
-              target: `${formatNumber(series.target * 100, language.value, 1)} %`,
-              source: series.source,
-              version: series.rule_version,
-            })}
-          </p>
+          <p class="definition-text">{series.definition.formula[language.value]}</p>
+          {series.definition.target && (
+            <p class="muted">
+              {t('lighting.source', {
+                target: `${formatNumber(series.definition.target.value * 100, language.value, 1)} %`,
+                source:
+                  series.definition.target.source_name[language.value] ??
+                  series.definition.target.source,
+                version: series.definition.rule_version,
+              })}
+            </p>
+          )}
           <h3>{t('lighting.nights')}</h3>
           <Nights items={series.items} />
         </>
@@ -236,7 +233,7 @@ function Nights({ items }: { items: readonly Indicator[] }) {
                 {item.coverage === null ? t('unit.none') : down(item.coverage)}
               </td>
               <td class="card-wide" data-label={t('lighting.verdict')}>
-                <VerdictChip indicator={item} />
+                <VerdictChip verdict={item.verdict} />
               </td>
             </tr>
           ))}
