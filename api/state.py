@@ -61,7 +61,9 @@ def make_pool(dsn: str) -> Pool:
             "application_name": "linli-api",
             "connect_timeout": 5,
             "options": "-c statement_timeout=5s -c lock_timeout=2s -c timezone=UTC"
-            " -c idle_in_transaction_session_timeout=10s",
+            " -c idle_in_transaction_session_timeout=10s"
+            # A plan that suits every area suits none: one cell and a city are too far apart.
+            " -c plan_cache_mode=force_custom_plan",
         },
         min_size=1,
         max_size=10,

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -71,11 +72,13 @@ class Terms:
         physics: Whether the ledger's world tells what had to be computed and raised.
         forfeited: Messages whose only copy was destroyed on purpose.
         beside: Alert rules of which the ledger's world knows nothing.
+        stopped_at: When the world was stopped; whoever waits after that hears silence.
     """
 
     physics: bool = True
     forfeited: Collection[Message] = frozenset()
     beside: Collection[str] = frozenset()
+    stopped_at: datetime | None = None
 
 
 ORDINARY = Terms()
@@ -111,7 +114,9 @@ def compare(truth: Path, dsn: str, terms: Terms = ORDINARY) -> Verdict:
             once = alerts.once(conn, differences)
             light = lighting.compare(ledger, conn, differences) if terms.physics else None
             raised = (
-                alerts.compare(ledger, conn, differences, terms.beside) if terms.physics else None
+                alerts.compare(ledger, conn, differences, terms.beside, terms.stopped_at)
+                if terms.physics
+                else None
             )
         differences += [
             Difference("ledger incomplete", f"{Message(*row)} was accepted and not written down")

@@ -86,17 +86,20 @@ async def read(
         sums = await _sums(conn, [one.id for one in added], question)
         sums += await _without_cases(conn, by_shape["rate"], sums, question)
         excluded = await _excluded(conn, [one.id for one in added], question)
-        people: Mapping[str, Population] = {}
+        # A list of communities has a rate of each, all of one window.
+        people: dict[tuple[date, date], Mapping[str, Population]] = {}
         for one in sums:
             definition = INDICATORS[one.indicator]
             left_out = excluded.get((one.indicator, one.kind, one.period), {})
             first, end = _window(one.period, one, question)
             if definition.shape == "rate":
-                people = await _people(conn, question, first, end)
+                if (first, end) not in people:
+                    people[first, end] = await _people(conn, question, first, end)
                 if question.hidden:
                     one = replace(one, total=one.good, subjects=one.good)
                     left_out = {}
-                number = _rate(definition, one, people[_path_of(one.period, question)], left_out)
+                living = people[first, end][_path_of(one.period, question)]
+                number = _rate(definition, one, living, left_out)
             else:
                 number = _added(definition, one, left_out)
             found.append(Period(one.period, first, end, number))

@@ -187,7 +187,9 @@ class Projection:
                 at_us = spans.to_us(reading.at)
                 zone = device.place.time_zone
                 for instant in (at_us, at_us + device.max_silence // _US):
-                    self.delta.dirty.add((device.id, lighting.night_of(instant, zone)))
+                    night = lighting.night_of(instant, zone)
+                    self._due_of(device, night)  # a night nobody has heard of has no row yet
+                    self.delta.dirty.add((device.id, night))
             return
         lit, lit_at = (None, None) if before is None else (before.lit, before.lit_at)
         shines: bool | None = None

@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
 
@@ -48,8 +49,17 @@ def compare(
     conn: psycopg.Connection,
     differences: list[Difference],
     beside: Collection[str] = (),
+    stopped_at: datetime | None = None,
 ) -> Alerts:
-    """Compare with what the simulators expect; ``beside`` are rules they know nothing of."""
+    """Compare with what the simulators expect.
+
+    Args:
+        ledger: Theirs.
+        conn: To what was raised.
+        differences: Where they are told.
+        beside: Rules the simulators know nothing of.
+        stopped_at: When the simulators were stopped: gateways that are silent after it are.
+    """
     windows: dict[tuple[str, str], list[Span]] = defaultdict(list)
     for rule, subject, from_us, to_us in ledger.execute(
         "SELECT rule, subject, from_us, to_us FROM expected_alert"
@@ -61,8 +71,9 @@ def compare(
         SELECT rule, coalesce(device, gateway), (extract(epoch FROM raised_at) * 1000000)::bigint
         FROM alert
         WHERE rule <> ALL (%s)
+          AND (rule <> 'gateway.silent' OR raised_at <= coalesce(%s, 'infinity'::timestamptz))
         """,
-        (list(beside),),
+        (list(beside), stopped_at),
     ):
         raised[rule, subject].append(at_us)
     missing = unexpected = 0

@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class City:
     gateways: list[str] = field(default_factory=list[str])
     _told_before: int = 0
     _others: list[Process] = field(default_factory=list[Process])
+    _stopped_at: datetime | None = None
 
     def found(self) -> None:
         """Register one community, with a certificate for each gateway."""
@@ -352,6 +353,7 @@ simulated = true
         assert self.simulators is not None
         # Before they tell anything they could not yet stop in good order.
         self.await_phase("history", "live")
+        self._stopped_at = datetime.now(UTC)
         self.simulators.ask_to_stop()
         self.await_phase("stopped")
         status = self.simulators.popen.wait(10)
@@ -361,7 +363,7 @@ simulated = true
 
     def compare(self, terms: Terms = ORDINARY) -> Verdict:
         """Compare everything with the truth."""
-        return compare(self.truth, self.dsn, terms)
+        return compare(self.truth, self.dsn, replace(terms, stopped_at=self._stopped_at))
 
     def finish(self, terms: Terms = ORDINARY) -> Verdict:
         """Let the simulators drain and settle, then compare everything with the truth."""

@@ -16,7 +16,8 @@ CREATE TABLE area_day (
     status text NOT NULL CHECK (status IN ('provisional', 'final')),
     rule_version int NOT NULL,
     computed_at timestamptz NOT NULL,
-    PRIMARY KEY (indicator, day, area, kind),
+    -- By area first: one community's month must not walk through everybody's.
+    PRIMARY KEY (area, indicator, day, kind),
     CHECK (good + bad <= total)
 ) WITH (fillfactor = 70);
 

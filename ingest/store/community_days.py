@@ -11,7 +11,6 @@ from psycopg.rows import class_row
 
 # A day is final this long after its end; what comes later restates it.
 FINAL_AFTER: Final = timedelta(hours=1)
-RUNNING_INTERVAL: Final = timedelta(minutes=10)
 # A backlog marks a day in every flush: it is computed once in a while, not each time.
 MARKED_INTERVAL: Final = timedelta(seconds=30)
 

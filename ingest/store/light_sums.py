@@ -106,26 +106,40 @@ async def _sum_running(
     async with conn.cursor(row_factory=class_row(LightSum)) as cursor:
         await cursor.execute(
             """
-            WITH lamp AS (
-                SELECT n.device_id, n.night, n.lit_us, n.dark_us, n.revision,
-                       n.status = 'final' AS is_final, n.due, n.due_us, n.due_to,
-                       CASE WHEN d.community = n.community THEN d.path ELSE c.path END AS path,
-                       -- Gateways' clocks may run ahead a little: settled time has come.
-                       greatest(%(now)s, d.lit_at) AS until,
-                       d.lit, d.lit_at,
-                       d.lit_at + make_interval(secs => d.reporting_period_s * %(periods)s)
-                           AS known_until
-                FROM lamp_night AS n
-                JOIN device_view AS d ON d.id = n.device_id
-                JOIN area AS c ON c.area = n.community
-                WHERE n.night >= %(first)s AND n.night < %(end)s
+            WITH open_night AS MATERIALIZED (
+                SELECT o.area AS community, o.path, %(first)s::date + g.days AS night
+                FROM area AS o
+                CROSS JOIN generate_series(0, %(end)s::date - %(first)s::date - 1) AS g (days)
+                WHERE (o.path <@ %(area)s::ltree OR o.path @> %(area)s::ltree)
                   AND NOT EXISTS (
                       SELECT FROM community_day AS f
-                      WHERE f.domain = 'lighting' AND f.day = n.night
-                        AND f.community = n.community AND f.status = 'final')
-                  AND n.community IN (
-                      SELECT o.area FROM area AS o
-                      WHERE o.path <@ %(area)s::ltree OR o.path @> %(area)s::ltree)
+                      WHERE f.domain = 'lighting' AND f.day = %(first)s::date + g.days
+                        AND f.community = o.area AND f.status = 'final')
+            ), open_lamp AS MATERIALIZED (
+                -- OFFSET 0: few of a month's lamp-nights are open, the others may not be touched.
+                SELECT n.*, o.path AS community_path
+                FROM open_night AS o
+                CROSS JOIN LATERAL (
+                    SELECT device_id, night, community, lit_us, dark_us, revision,
+                           status = 'final' AS is_final, due, due_us, due_to
+                    FROM lamp_night
+                    WHERE community = o.community AND night = o.night
+                    OFFSET 0
+                ) AS n
+            ), lamp AS (
+                SELECT n.device_id, n.night, n.lit_us, n.dark_us, n.revision,
+                       n.is_final, n.due, n.due_us, n.due_to,
+                       CASE WHEN d.community = n.community THEN a.path ELSE n.community_path END
+                           AS path,
+                       -- Gateways' clocks may run ahead a little: settled time has come.
+                       greatest(%(now)s, s.lit_at) AS until,
+                       s.lit, s.lit_at,
+                       s.lit_at + make_interval(secs => d.reporting_period_s * %(periods)s)
+                           AS known_until
+                FROM open_lamp AS n
+                JOIN device AS d ON d.id = n.device_id
+                JOIN area AS a ON a.area = d.area
+                LEFT JOIN device_state AS s ON s.device_id = n.device_id
             ), so_far AS (
                 SELECT device_id, night, path, lit_us, dark_us, revision, is_final, lit,
                        CASE WHEN due_to <= until THEN due_us
