@@ -274,7 +274,11 @@ def test_lamp_fails_live_and_its_alert_is_acknowledged(
     expect(page.get_by_test_id("report-pdf")).to_have_attribute("href", report)
     # A month before there was anything, and an answer that does not come.
     page.get_by_test_id("month").select_option(index=11)
-    expect(page.get_by_test_id("state-empty")).to_be_visible()
+    good = page.locator('[data-testid="indicator-row"][data-indicator="equipment-good"]')
+    expect(good.get_by_test_id("indicator-missing")).to_have_text("无数据")
+    # People lived there, and nobody confirmed a case: that is a number.
+    rate = page.locator('[data-testid="indicator-row"][data-indicator="incident-rate"]')
+    expect(rate.get_by_test_id("indicator-missing")).to_have_count(0)
     accessible(page)
     page.route(TABLE, lambda route: route.abort())
     page.get_by_test_id("month").select_option(month)
