@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/reliability.md, made from the report of a full run.
 
-``python -m deploy.faults.reliability REPORT.json`` makes it anew from a report kept as JSON.
+``python -m deploy.faults.reliability REPORT.json [MORE.json ...]`` makes it anew from reports kept
+as JSON; a fault of a later report stands in the place of the same fault of an earlier one.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,18 @@ def _table(report: Mapping[str, Any]) -> Iterator[str]:
     accepted = sum(row["accepted"] for row in rows)
     yield "## The figures"
     yield ""
+    runs = sum(len(row["seeds"]) for row in rows)
     yield (
-        f"{len(rows)} faults, {rounds:,} rounds, {accepted:,} readings and events accepted; "
-        f"{report['mode']} run, commit `{report['commit']}`, {report['cpus']} processors, "
-        f"{report['seconds'] / 60:.0f} minutes."
+        f"{len(rows)} faults, {runs:,} runs, {rounds:,} rounds, {accepted:,} readings and events "
+        f"accepted; {report['mode']} run, commit `{report['commit']}`, "
+        f"{report['cpus']} processors, {report['seconds'] / 60:.0f} minutes."
     )
+    for other in report.get("apart", ()):
+        yield ""
+        yield (
+            f"Run apart: {', '.join(other['faults'])}; {other['mode']} run, commit "
+            f"`{other['commit']}`, {other['seconds'] / 60:.0f} minutes."
+        )
     yield ""
     yield (
         "| | fault | seeds | void | rounds | accepted | lost | duplicated | phantom | dead letters "
@@ -130,8 +138,24 @@ def _table(report: Mapping[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     """Write the page from the report named on the command line."""
-    report = json.loads(Path(sys.argv[1]).read_text())
-    print(write(report))
+    report, *later = (json.loads(Path(name).read_text()) for name in sys.argv[1:])
+    print(write(together(report, later)))
+
+
+def together(report: Mapping[str, Any], later: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a report in which the faults of later ones stand in the place of their own."""
+    rows = {row["fault"]: row for row in report["faults"]}
+    for other in later:
+        rows |= {row["fault"]: row for row in other["faults"]}
+    apart = [
+        {
+            "faults": [row["fault"] for row in other["faults"]],
+            **{name: other[name] for name in ("mode", "commit", "seconds")},
+        }
+        for other in later
+    ]
+    faults = list(rows.values())
+    return {**report, "faults": faults, "ok": all(row["ok"] for row in faults), "apart": apart}
 
 
 if __name__ == "__main__":

@@ -132,3 +132,14 @@ def test_every_part_of_the_system_is_hurt() -> None:
     assert {one.part for one in faults} == {"edge", "link", "broker", "ingest", "database"}
     assert len(faults) >= 30
     assert all(one.act.__doc__ for one in faults)
+
+
+def test_a_fault_that_was_run_apart_takes_its_row_and_is_told(tmp_path: Path) -> None:
+    first = report(outcome(1), outcome(2, lost=1, ok=False)).as_json()
+    later = report(outcome(1)).as_json()
+    merged = reliability.together(first, [later])
+    assert merged["ok"]
+    assert merged["faults"] == later["faults"]
+    page = reliability.write(merged, tmp_path / "r.md").read_text()
+    assert "Run apart: F9;" in page
+    assert not reliability.together(first, [])["ok"]
