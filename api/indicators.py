@@ -34,7 +34,6 @@ _UNITS: Final[Mapping[Parts, tuple[Unit, int]]] = {
     "g": ("kg", 1_000),
     "Wh": ("kWh", 1_000),
     "devices": ("count", 1),
-    "nights": ("count", 1),
     "cases": ("count", 1),
 }
 

@@ -47,8 +47,9 @@ FOR_EVER_US: Final = 2**62
 # share of one processor.
 RUNNING_INTERVAL: Final = timedelta(seconds=30)
 RUNNING_SHARE: Final = 0.05
-# No day ends, and no hold of a reading either, without this much time gone by since.
-_SAME_DAY_US: Final = 5 * 60 * 10**6
+# What was seen this lately needs no mark: its day, even if it ended since, is still to be computed
+# for good (`community_days.FINAL_AFTER`).
+_LATELY: Final = timedelta(minutes=5)
 _DAY: Final = timedelta(days=1)
 
 
@@ -152,9 +153,7 @@ def _equipment(scene: Scene) -> dict[Key, Tally]:
 def _lighting(scene: Scene) -> dict[Key, Tally]:
     subjects = scene.of("lamp")
     reach_us = lighting_nights.reach_us(_reach(subjects))
-    found = scene.rows(
-        KINDS["lamp"].readings.name, "lit, power_w, energy_kwh, battery_pct", subjects, reach_us
-    )
+    found = scene.rows(KINDS["lamp"].readings.name, "lit, power_w, energy_kwh", subjects, reach_us)
     by_id = {device.id: device for device in scene.devices}
     lamps = [lamp_day(by_id[one.device_id], one, found.get(one.device_id, ())) for one in subjects]
     nights = [lighting_nights.night_of_readings(lamp, scene.until_us) for lamp in lamps]
@@ -286,19 +285,21 @@ class Places:
         return days
 
 
-def days_over(known: Iterable[tuple[Device, int]], now_us: int) -> dict[DayKey, datetime]:
+def days_over(known: Iterable[tuple[Device, datetime]], now: datetime) -> dict[DayKey, datetime]:
     """Return the days that are over and in which something speaks, with when they ended.
 
     What is stored for them now is late: it restates their numbers.
 
     Args:
         known: Devices, each with an instant something is known of it for.
-        now_us: Receipt time.
+        now: Receipt time.
     """
     found: dict[DayKey, datetime] = {}
-    for device, at_us in known:
-        if at_us > now_us - _SAME_DAY_US:
-            continue  # the common case: no day that it speaks in can be over
+    lately, now_us = now - _LATELY, to_us(now)
+    for device, at in known:
+        if at > lately:  # the common case
+            continue
+        at_us = to_us(at)
         zone = device.place.time_zone
         for domain in DOMAINS.values():
             if device.kind not in domain.kinds:

@@ -16,7 +16,6 @@ from edge_agent.messages import GapEvent, Lane, LiveGateway
 from ingest import metrics
 from ingest.alerts import Clear, Raise
 from ingest.daily import days_over
-from ingest.indicators.spans import to_us
 from ingest.judge import Judged
 from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
@@ -57,7 +56,7 @@ class EventWriter(Writer):
     def store(self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime) -> None:
         """Store events by class, gaps and statuses; let events speak to their rules."""
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
-        known: list[tuple[Device, int]] = []
+        known: list[tuple[Device, datetime]] = []
         for item in fresh:
             match item.event:
                 case None:
@@ -71,12 +70,12 @@ class EventWriter(Writer):
                         (device.id, event.at, item.message.received_at, *fields(event, table))
                     )
                     self.projection.fold_event(device, event, item.message.received_at)
-                    known.append((device, to_us(event.at)))
+                    known.append((device, event.at))
         for kind, values in rows.items():
             table = KINDS[kind].events
             assert table is not None
             readings.copy_in(conn, table, values)
-        late = days_over(known, to_us(now))
+        late = days_over(known, now)
         if late:
             community_days.mark(conn, late.items(), "late")
         self._close_vanished(conn, fresh, now)

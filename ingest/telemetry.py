@@ -54,9 +54,7 @@ class TelemetryWriter(Writer):
             readings.copy_in(conn, KINDS[kind].readings, values)
         self.projection.fold(folded)
         self._write(conn, self.projection.delta, now)
-        late = days_over(
-            ((device, spans.to_us(reading.at)) for device, reading, _ in folded), spans.to_us(now)
-        )
+        late = days_over(((device, reading.at) for device, reading, _ in folded), now)
         if late:
             community_days.mark(conn, late.items(), "late")
 

@@ -231,14 +231,14 @@ def _storing(
         writer.persist([one for _, one in messages[index : index + MESSAGES]])
     spent = time.process_time() - begun
     writer.close()
-    known = [pair for pairs, _ in messages for pair in pairs]
-    now_us = spans.to_us(datetime.now(UTC))
+    known = [(device, spans.from_us(at_us)) for pairs, _ in messages for device, at_us in pairs]
+    now = datetime.now(UTC)
     begun = time.process_time()
-    days_over(known, now_us)
+    days_over(known, now)
     asked = time.process_time() - begun
-    later = [(device, at_us - 2 * _DAY_S * 10**6) for device, at_us in known]
+    later = [(device, at - 2 * _DAY) for device, at in known]
     begun = time.process_time()
-    late = days_over(later, now_us)
+    late = days_over(later, now)
     with conn.transaction(force_rollback=True):
         community_days.mark(conn, late.items(), "late")
     marked = time.process_time() - begun

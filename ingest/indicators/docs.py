@@ -37,13 +37,11 @@ shows them one click from each number.
   readings and names every difference.
 - A day of lighting is a night: from local noon to local noon, named by the date of its dusk.
 """
-_SHAPES: Final = {"share": "share", "sum": "sum", "rate": "rate", "times": "times"}
 _PARTS: Final = {
     "us": "microseconds",
     "g": "grams",
     "Wh": "watt hours",
     "devices": "devices",
-    "nights": "nights",
     "cases": "cases",
 }
 
@@ -65,7 +63,7 @@ def _lines() -> Iterator[str]:
             target = f"{'>=' if one.target.better == 'high' else '<='} {one.target.value:g}"
         yield (
             f"| [`{one.id}`](#{one.id}) | {one.name['en']} | {one.name['zh-CN']}"
-            f" | {_SHAPES[one.shape]} | {_PARTS[one.parts]} | {target}"
+            f" | {one.shape} | {_PARTS[one.parts]} | {target}"
             f" | {one.target.source if one.target else '-'} | {'yes' if one.by_kind else '-'}"
             f" | {one.rule_version} |"
         )

@@ -60,9 +60,19 @@ INDICATORS: Final[tuple[Definition, ...]] = (
         shape="share",
         parts="us",
         name={"zh-CN": "亮灯率（按时间）", "en": "Lighting uptime"},
-        formula={"zh-CN": lighting.DEFINITION["zh-CN"], "en": lighting.DEFINITION["en"]},
-        target=Target(lighting.TARGET, lighting.TARGET_SOURCE),
-        rule_version=lighting.RULE_VERSION,
+        formula={
+            "zh-CN": "亮灯率（按时间）= 应亮且可知时段内的亮灯时间 ÷ 应亮且可知的时间。"
+            "应亮时段：所在社区日落至次日日出（含偏移）或该灯的定时方案，扣除已批准的检修。"
+            "一次上报的状态有效至下一次上报，最长为三个上报周期，其后为未知："
+            "下限按未知为灭计，上限按未知为亮计。下限达到目标为达标，上限低于目标为未达标，其余暂不能判定。",
+            "en": "Lighting uptime (by time) = lit time within due and known time / due and known "
+            "time. Due: from sunset to sunrise at the community (with offsets) or the lamp's "
+            "own programme, less accepted maintenance. A report holds until the next one, at "
+            "most three reporting periods; then the lamp is unknown: the lower bound counts "
+            "unknown as dark, the upper bound as lit. Met when the lower bound reaches the "
+            "target, not met when the upper bound is below it, otherwise undetermined.",
+        },
+        target=Target(0.97, "R0"),
     ),
     Definition(
         id=LIT,

@@ -52,8 +52,3 @@ def judge(lower: float, upper: float, target: Target) -> Verdict:
     if worst_meets:
         return "met"
     return "undetermined" if best_meets else "not_met"
-
-
-def time_rate(good_us: int, bad_us: int, all_us: int, target: float) -> Rate:
-    """Return `share` of times in microseconds, to be at or above ``target``."""
-    return share(Tally(good_us, bad_us, all_us), Target(target, ""))

@@ -12,7 +12,7 @@ from math import inf
 from typing import Final, Literal
 
 from ingest.indicators.definition import Definition, Target
-from ingest.indicators.rate import Verdict
+from ingest.indicators.rate import Verdict, judge
 from ingest.indicators.tally import Key, Tally, add_up
 
 Category = Literal[
@@ -294,11 +294,7 @@ def incident_rate(
         return CaseRate(None, None, None, coverage, "undetermined", cases, open_cases, None)
     scale = YEAR_DAYS * PER_RESIDENTS / person_days
     lower, upper = garwood(cases)[0] * scale, garwood(cases + open_cases)[1] * scale
-    verdict: Verdict = "undetermined"
-    if upper <= target:
-        verdict = "met"
-    elif lower > target:
-        verdict = "not_met"
+    verdict = judge(lower, upper, Target(target, "", "low"))
     return CaseRate(
         cases * scale, lower, upper, coverage, verdict, cases, open_cases, person_days / days
     )

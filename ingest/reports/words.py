@@ -153,7 +153,6 @@ _WORDS: Final[Mapping[str, Text]] = {
     "unit.g": {"zh-CN": "千克", "en": "kg"},
     "unit.Wh": {"zh-CN": "千瓦时", "en": "kWh"},
     "unit.devices": {"zh-CN": "台", "en": "devices"},
-    "unit.nights": {"zh-CN": "夜", "en": "nights"},
     "unit.cases": {"zh-CN": "件", "en": "cases"},
     "unit.person_days": {"zh-CN": "人·日", "en": "person-days"},
     "raw.fraction": {"zh-CN": "比例（0 至 1）", "en": "fraction"},
@@ -198,7 +197,6 @@ SCALES: Final[Mapping[Parts, Scale]] = {
     "g": Scale(1_000, "unit.g", 1),
     "Wh": Scale(1_000, "unit.Wh", 1),
     "devices": Scale(1, "unit.devices", 0),
-    "nights": Scale(1, "unit.nights", 0),
     "cases": Scale(1, "unit.cases", 0),
 }
 MINUTES: Final = Scale(60_000_000, "unit.minutes", 1)

@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.indicators import lighting, spans
-from ingest.indicators.rate import time_rate
+from ingest.indicators.definition import Target
+from ingest.indicators.rate import share
+from ingest.indicators.tally import Tally
 
 CHENGDU = lighting.Place(30.6, 104.0, "Asia/Shanghai")
 CST = timezone(timedelta(hours=8))
+TARGET = Target(0.97, "R0")
 HOUR = 3_600 * 10**6
 NIGHT = date(2026, 11, 20)
 
@@ -253,17 +256,17 @@ def test_settled_time_equals_asking_at_every_tick(
 def test_verdict_is_met_only_where_the_unknown_cannot_change_it(
     lit: int, dark: int, whole: int, verdict: str
 ) -> None:
-    assert time_rate(lit, dark, whole, 0.97).verdict == verdict
+    assert share(Tally(lit, dark, whole), TARGET).verdict == verdict
 
 
 def test_no_due_time_has_no_rate() -> None:
-    rate = time_rate(0, 0, 0, 0.97)
+    rate = share(Tally(), TARGET)
     assert (rate.value, rate.lower, rate.coverage) == (None, None, None)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9))
 def test_bounds_bracket_the_value(lit: int, dark: int, unknown: int) -> None:
-    rate = time_rate(lit, dark, lit + dark + unknown, 0.97)
+    rate = share(Tally(lit, dark, lit + dark + unknown), TARGET)
     if rate.value is not None:
         assert rate.lower is not None
         assert rate.upper is not None
@@ -273,7 +276,7 @@ def test_bounds_bracket_the_value(lit: int, dark: int, unknown: int) -> None:
 
 def test_parts_beyond_the_whole_are_refused() -> None:
     with pytest.raises(ValueError, match="not parts"):
-        time_rate(60, 50, 100, 0.97)
+        share(Tally(60, 50, 100), TARGET)
 
 
 def test_instants_survive_the_way_to_microseconds_and_back() -> None:

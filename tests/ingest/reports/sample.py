@@ -7,9 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 from random import Random
 from typing import Final
 
+from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.definition import Definition, Language, Target
-from ingest.indicators.lighting import DEFINITION
-from ingest.indicators.rate import time_rate
+from ingest.indicators.rate import share as rate_of
+from ingest.indicators.tally import Tally
 from ingest.reports.content import ChildRow, Day, InputRow, Number, Report
 
 MONTH: Final = date(2026, 10, 1)
@@ -23,7 +24,7 @@ LIGHTING: Final = Definition(
     "share",
     "us",
     {"zh-CN": "亮灯率(按时间)", "en": "Lighting uptime (by time)"},
-    {"zh-CN": DEFINITION["zh-CN"], "en": DEFINITION["en"]},
+    INDICATORS["lighting-uptime"].formula,
     Target(0.97, "R0"),
 )
 EQUIPMENT: Final = Definition(
@@ -92,7 +93,7 @@ DEFINITIONS: Final = (LIGHTING, EQUIPMENT, SORTED, OVERFLOW, ENERGY, INCIDENTS, 
 def share(definition: Definition, good: int, bad: int, total: int, kind: str = "") -> Number:
     """A share as the platform computes it."""
     assert definition.target is not None
-    rate = time_rate(good, bad, total, definition.target.value)
+    rate = rate_of(Tally(good, bad, total), definition.target)
     return Number(
         definition.id,
         kind,
@@ -123,7 +124,7 @@ def days(definition: Definition, seed: int, level: float) -> tuple[Day, ...]:
         good = int((total - unknown) * min(1.0, level + rng.uniform(-0.012, 0.012)))
         bad = total - unknown - good
         assert definition.target is not None
-        rate = time_rate(good, bad, total, definition.target.value)
+        rate = rate_of(Tally(good, bad, total), definition.target)
         made.append(
             Day(
                 day, rate.value, rate.lower, rate.upper, rate.coverage, good, bad, total,
