@@ -413,7 +413,7 @@ async def get_officers(
             (counts,) = await cursor.fetchall()
         people = await conn.execute(population.BELOW, population.parameters(city, first, end))
         known = population.fold(await people.fetchall(), first, end)
-    found = recommend(counts.situation(known[place.path], known[city]))
+    found = recommend(counts.situation(known[place.path.rpartition(".")[2]], known[city]))
     # What the rest of the city adds up to is for who sees the city.
     hidden = set[str]() if person.path == city else {"city_rate", "p"}
     return OfficerRecommendation.model_validate(

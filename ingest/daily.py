@@ -432,9 +432,13 @@ def keep_day(conn: psycopg.Connection, places: Places, day: CommunityDay, now: d
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A stored number that a recomputation from raw does not give."""
+    """A stored number that a recomputation does not give.
 
-    day: DayKey
+    Attributes:
+        of: Its day, or what it is a sum over.
+    """
+
+    of: str
     key: Key
     stored: Tally | None
     computed: Tally | None
@@ -442,7 +446,7 @@ class Difference:
     def __str__(self) -> str:
         kind = f" {self.key.kind}" if self.key.kind else ""
         return (
-            f"{self.day.day} {self.key.indicator}{kind} in {self.key.area}:"
+            f"{self.of} {self.key.indicator}{kind} in {self.key.area}:"
             f" stored {_show(self.stored)}, computed {_show(self.computed)}"
         )
 
@@ -450,7 +454,7 @@ class Difference:
 def verify(
     conn: psycopg.Connection, first: date, end: date, progress: Callable[[int, int], None]
 ) -> tuple[int, list[Difference]]:
-    """Compute every final day in ``[first, end)`` again from raw readings.
+    """Compute every final day in ``[first, end)`` again from raw readings, and all sums from days.
 
     Days that are marked are left out: that they differ is known, and being mended.
 
@@ -471,10 +475,12 @@ def verify(
         for key in sorted(stored.keys() | computed.keys()):
             compared += 1
             if stored.get(key, Tally()) != computed.get(key, Tally()):
-                difference = Difference(day, key, stored.get(key), computed.get(key))
+                difference = Difference(f"{day.day}", key, stored.get(key), computed.get(key))
                 differences.append(difference)
         progress(done, len(days))
-    return compared, differences
+    count, wrong = area_days.verify_sums(conn, first, end)
+    differences += [Difference(*one) for one in wrong]
+    return compared + count, differences
 
 
 def _show(tally: Tally | None) -> str:

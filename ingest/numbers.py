@@ -27,7 +27,7 @@ from ingest.reports.content import Number, Status
 from ingest.store import incidents, population
 from ingest.store.light_sums import sum_light
 from ingest.store.population import Population
-from ingest.store.sums import EXCLUDED, SUMS, By, Excluded, Sum, parameters
+from ingest.store.sums import By, Sum, parameters, query
 
 _DAY: Final = timedelta(days=1)
 
@@ -83,25 +83,20 @@ async def read(
     added = [*by_shape["share"], *by_shape["sum"], *by_shape["rate"]]
     found: list[Period] = []
     if added:
+        # A list of communities has a rate of each, all of one window.
+        people = _People(conn, question)
         sums = await _sums(conn, [one.id for one in added], question)
         sums += await _without_cases(conn, by_shape["rate"], sums, question)
-        excluded = await _excluded(conn, [one.id for one in added], question)
-        # A list of communities has a rate of each, all of one window.
-        people: dict[tuple[date, date], Mapping[str, Population]] = {}
         for one in sums:
             definition = INDICATORS[one.indicator]
-            left_out = excluded.get((one.indicator, one.kind, one.period), {})
-            first, end = _window(one.period, one, question)
+            first, end = _window(one, question)
             if definition.shape == "rate":
-                if (first, end) not in people:
-                    people[first, end] = await _people(conn, question, first, end)
+                living = (await people.of(first, end))[_label_of(one.period, question)]
                 if question.hidden:
-                    one = replace(one, total=one.good, subjects=one.good)
-                    left_out = {}
-                living = people[first, end][_path_of(one.period, question)]
-                number = _rate(definition, one, living, left_out)
+                    one = replace(one, total=one.good, subjects=one.good, excluded={})
+                number = _rate(definition, one, living)
             else:
-                number = _added(definition, one, left_out)
+                number = _added(definition, one)
             found.append(Period(one.period, first, end, number))
     for definition in by_shape["times"]:
         if question.by == "total":
@@ -112,6 +107,29 @@ async def read(
         found = [one for one in found if one.number.indicator != security.FALSE_ALARMS]
     order = {definition.id: place for place, definition in enumerate(definitions)}
     return sorted(found, key=lambda one: (order[one.number.indicator], one.number.kind, one.label))
+
+
+class _People:
+    """Who lives in an area and below, by window and label; asked for once each."""
+
+    def __init__(self, conn: AsyncConnection[Any], question: Question) -> None:
+        self._conn = conn
+        self._question = question
+        self._known: dict[tuple[date, date], Mapping[str, Population]] = {}
+
+    async def of(self, first: date, end: date) -> Mapping[str, Population]:
+        """Return the people of the days that have come: those to come commit no crime yet."""
+        known = self._known.get((first, end))
+        if known is None:
+            zone = ZoneInfo(self._question.time_zone)
+            today = self._question.now.astimezone(zone).date()
+            until = max(first + _DAY, min(end, today + _DAY))
+            cursor = await self._conn.execute(
+                population.BELOW, population.parameters(self._question.path, first, until)
+            )
+            known = population.fold(await cursor.fetchall(), first, until)
+            self._known[first, end] = known
+        return known
 
 
 async def _without_cases(
@@ -129,16 +147,21 @@ async def _without_cases(
         case "month":
             periods = {f"{day:%Y-%m}": day for day in _months(question)}
         case "child":
-            depth = question.path.count(".") + 1
-            people = await _people(conn, question, *question.days)
-            below = (path.split(".") for path in people)
-            periods = {path[depth]: question.first for path in below if len(path) == depth + 1}
+            cursor = await conn.execute(
+                """
+                SELECT subpath(c.path, -1)::text
+                FROM area AS a JOIN area AS c ON c.parent = a.area
+                WHERE a.path = %s::ltree
+                """,
+                (question.path,),
+            )
+            periods = {label: question.first for (label,) in await cursor.fetchall()}
     known = {(one.indicator, one.period) for one in sums}
     local = question.now.astimezone(ZoneInfo(question.time_zone)).date()
     return [
         Sum(
             definition.id, "", period, first, first, 0, 0, 0, 0, 1, definition.rule_version,
-            question.end <= local, question.now,
+            question.end <= local, question.now, {},
         )
         for definition in rates
         for period, first in periods.items()
@@ -154,11 +177,11 @@ def _months(question: Question) -> list[date]:
     return found
 
 
-def _path_of(period: str, question: Question) -> str:
-    return f"{question.path}.{period}" if question.by == "child" else question.path
+def _label_of(period: str, question: Question) -> str:
+    return period if question.by == "child" else question.path.rpartition(".")[2]
 
 
-def _window(period: str, one: Sum, question: Question) -> tuple[date, date]:
+def _window(one: Sum, question: Question) -> tuple[date, date]:
     match question.by:
         case "day":
             return one.first, one.first + _DAY
@@ -175,7 +198,8 @@ async def _sums(conn: AsyncConnection[Any], indicators: list[str], question: Que
     sums: list[Sum] = []
     async with conn.cursor(row_factory=class_row(Sum)) as cursor:
         await cursor.execute(
-            SUMS, parameters(stored, question.path, question.scope, question.days, question.by)
+            query(question.by),
+            parameters(stored, question.path, question.scope, question.days, question.by),
         )
         sums += await cursor.fetchall()
     if UPTIME in indicators:
@@ -183,7 +207,7 @@ async def _sums(conn: AsyncConnection[Any], indicators: list[str], question: Que
             Sum(
                 UPTIME, "", one.period, one.first, one.last, one.lit_us, one.dark_us, one.due_us,
                 one.lamps, one.revision, INDICATORS[UPTIME].rule_version, one.is_final,
-                question.now,
+                question.now, one.excluded,
             )
             for one in await sum_light(
                 conn,
@@ -197,32 +221,8 @@ async def _sums(conn: AsyncConnection[Any], indicators: list[str], question: Que
     return sums
 
 
-async def _excluded(
-    conn: AsyncConnection[Any], indicators: list[str], question: Question
-) -> Mapping[tuple[str, str, str], dict[str, int]]:
-    found: defaultdict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
-    async with conn.cursor(row_factory=class_row(Excluded)) as cursor:
-        await cursor.execute(
-            EXCLUDED,
-            parameters(indicators, question.path, question.scope, question.days, question.by),
-        )
-        async for one in cursor:
-            found[one.indicator, one.kind, one.period][one.reason] = one.amount
-    return found
-
-
-async def _people(
-    conn: AsyncConnection[Any], question: Question, first: date, end: date
-) -> Mapping[str, Population]:
-    """Return the people of the days that have come: those to come commit no crime yet."""
-    today = question.now.astimezone(ZoneInfo(question.time_zone)).date()
-    end = max(first + _DAY, min(end, today + _DAY))
-    cursor = await conn.execute(population.BELOW, population.parameters(question.path, first, end))
-    return population.fold(await cursor.fetchall(), first, end)
-
-
-def _added(definition: Definition, one: Sum, excluded: Mapping[str, int]) -> Number:
-    tally = Tally(one.good, one.bad, one.total, one.subjects, excluded)
+def _added(definition: Definition, one: Sum) -> Number:
+    tally = Tally(one.good, one.bad, one.total, one.subjects, one.excluded)
     status: Status = "final" if one.is_final else "provisional"
     if definition.shape == "sum":
         # Nothing adds up to nothing only where somebody could have told of more.
@@ -251,9 +251,7 @@ def _added(definition: Definition, one: Sum, excluded: Mapping[str, int]) -> Num
     )
 
 
-def _rate(
-    definition: Definition, one: Sum, people: Population, excluded: Mapping[str, int]
-) -> Number:
+def _rate(definition: Definition, one: Sum, people: Population) -> Number:
     assert definition.target is not None
     rate = security.incident_rate(
         one.good,
@@ -264,7 +262,7 @@ def _rate(
         target=definition.target.value,
     )
     return replace(
-        _added(definition, one, excluded),
+        _added(definition, one),
         value=rate.value,
         lower=rate.lower,
         upper=rate.upper,

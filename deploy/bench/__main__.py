@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.bench import reads, upkeep
-from deploy.bench.city import City
+from deploy.bench.city import City, month_before
 from deploy.bench.ground import prepared
 from deploy.bench.report import Report
 from deploy.services import ServiceError
@@ -46,6 +46,13 @@ def indicators(
     elsewhere: Annotated[
         int, typer.Option(min=0, max=200, help="Lamps of every other community, this night.")
     ] = 0,
+    end: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            help="The day after the 30 that are read; by default they are a month of the calendar.",
+        ),
+    ] = None,
     batches: Annotated[
         int, typer.Option(min=10, max=100_000, help="Of 50 readings each, stored in each round.")
     ] = 1_000,
@@ -53,10 +60,10 @@ def indicators(
     """A month of a community, of the city, of all communities; what upkeep takes of ingest."""
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
     begun = time.monotonic()
-    city = City(communities, lamps, elsewhere, datetime.now(UTC).date() - timedelta(days=1))
+    city = City(communities, lamps, elsewhere, (end or month_before(datetime.now(UTC))).date())
     settings: dict[str, Any] = {
         "communities": communities, "lamps": lamps, "elsewhere": elsewhere, "rounds": rounds,
-        "batches": batches, "batch": upkeep.BATCH,
+        "batches": batches, "end": f"{city.end}", "batch": upkeep.BATCH,
     }  # fmt: skip
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

@@ -65,6 +65,14 @@ def name_of(number: int) -> str:
     return f"c{number:04d}"
 
 
+def month_before(now: datetime) -> datetime:
+    """Return the end of the latest month of `NIGHTS` days that was over by then."""
+    end = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    while (end - (end - _DAY).replace(day=1)).days != NIGHTS:
+        end = (end - _DAY).replace(day=1)
+    return end
+
+
 @dataclass(slots=True)
 class City:
     """What to make, and what it came to.

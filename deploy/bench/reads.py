@@ -42,7 +42,7 @@ class Read:
     path: str
     by: By
     definitions: Sequence[Definition]
-    budget: float = BUDGET_MS
+    budget: float | None = BUDGET_MS
 
     def question(self, city: City) -> Question:
         """What is asked, by somebody who may see the whole city."""
@@ -57,7 +57,9 @@ def all_reads() -> Iterator[Read]:
     ):
         yield Read(f"{what}: month of one community", f"city.{name_of(1)}", "total", definitions)
         yield Read(f"{what}: month of the city", "city", "total", definitions)
-        yield Read(f"{what}: list of communities", "city", "child", definitions)
+        # A list shows one indicator; all of them together have no budget.
+        budget = BUDGET_MS if len(definitions) == 1 else None
+        yield Read(f"{what}: list of communities", "city", "child", definitions, budget)
 
 
 async def measure(dsn: str, city: City, rounds: int, tell: Callable[[str], None]) -> list[Measured]:

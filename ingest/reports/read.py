@@ -15,7 +15,7 @@ from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.definition import Language, Text
 from ingest.numbers import Period, Question
 from ingest.reports.content import ChildRow, Day, InputRow, Number, Report
-from ingest.store.sums import EXCLUDED, SUMS, Excluded, Sum, parameters
+from ingest.store.sums import Sum, parameters, query
 
 # What is told of each area below: one number each.
 HEADLINES: Final = ("lighting-uptime", "equipment-good", "refuse-sorted", "incident-rate")
@@ -185,18 +185,13 @@ async def _inputs(
     if len(rows) <= INPUTS_MAX:
         return tuple(rows)
     asked = parameters(list(INDICATORS), here.path, scope, (first, end), "day")
-    excluded: defaultdict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
-    async with conn.cursor(row_factory=class_row(Excluded)) as cursor:
-        await cursor.execute(EXCLUDED, asked)
-        async for one in cursor:
-            excluded[one.indicator, one.kind, one.period][one.reason] = one.amount
     async with conn.cursor(row_factory=class_row(Sum)) as cursor:
-        await cursor.execute(SUMS, asked)
+        await cursor.execute(query("day"), asked)
         return tuple(
             [
                 InputRow(
                     one.indicator, one.first, here.area, one.kind, one.good, one.bad, one.total,
-                    one.subjects, excluded[one.indicator, one.kind, one.period], one.revision,
+                    one.subjects, one.excluded, one.revision,
                     "final" if one.is_final else "provisional", one.rule_version,
                 )
                 async for one in cursor

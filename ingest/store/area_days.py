@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from psycopg import Connection
 from psycopg.rows import class_row
@@ -96,6 +96,74 @@ def store(
     if changed:
         _write(conn, changed, day, rule_versions, status, now)
     return sum(before.get(key) is None or before[key].tally != tally for key, tally, _ in changed)
+
+
+def verify_sums(
+    conn: Connection, first: date, end: date
+) -> tuple[int, list[tuple[str, Key, Tally | None, Tally | None]]]:
+    """Add up again what is summed ahead of the days in ``[first, end)``, months from their days.
+
+    Returns:
+        How many sums were compared, and those that differ: of what, which, as stored, as added.
+    """
+    rows = conn.execute(
+        """
+        WITH place AS MATERIALIZED (
+            SELECT d.area AS own, d.day, p.area
+            FROM (SELECT DISTINCT area, day FROM area_day
+                  WHERE day >= %(first)s AND day < %(end)s AND status = 'final') AS d,
+                 places_on(d.area, d.day) AS p
+        ), wanted AS (
+            SELECT p.area, d.indicator, d.kind, 'day' AS span, d.day AS first,
+                   sum(d.good)::bigint AS good, sum(d.bad)::bigint AS bad,
+                   sum(d.total)::bigint AS total, sum(d.subjects)::int AS subjects,
+                   sum_by_reason(d.excluded) AS excluded
+            FROM area_day AS d JOIN place AS p ON p.own = d.area AND p.day = d.day
+            WHERE d.day >= %(first)s AND d.day < %(end)s AND d.status = 'final'
+            GROUP BY p.area, d.indicator, d.kind, d.day
+            UNION ALL
+            SELECT area, indicator, kind, 'month', date_trunc('month', first)::date,
+                   sum(good)::bigint, sum(bad)::bigint, sum(total)::bigint, max(subjects),
+                   sum_by_reason(excluded)
+            FROM area_sum
+            WHERE span = 'day' AND first >= date_trunc('month', %(first)s::date)
+              AND first < date_trunc('month', %(end)s::date - 1) + interval '1 month'
+            GROUP BY area, indicator, kind, date_trunc('month', first)
+        ), stored AS (
+            -- An area that moved within a month has a row of each place it lay in.
+            SELECT area, indicator, kind, span, first, sum(good)::bigint AS good,
+                   sum(bad)::bigint AS bad, sum(total)::bigint AS total,
+                   max(subjects) AS subjects, sum_by_reason(excluded) AS excluded
+            FROM area_sum
+            WHERE span = 'day' AND first >= %(first)s AND first < %(end)s
+               OR span = 'month' AND first >= date_trunc('month', %(first)s::date)
+                  AND first < %(end)s
+            GROUP BY area, indicator, kind, span, first
+            HAVING sum(total) <> 0 OR max(subjects) <> 0 OR sum_by_reason(excluded) <> '{}'
+        )
+        SELECT area, indicator, kind, span, first,
+               to_jsonb(s) - '{area,indicator,kind,span,first}'::text[],
+               to_jsonb(w) - '{area,indicator,kind,span,first}'::text[]
+        FROM (SELECT * FROM wanted
+              WHERE total <> 0 OR subjects <> 0 OR excluded <> '{}') AS w
+        FULL JOIN stored AS s USING (area, indicator, kind, span, first)
+        ORDER BY first, area, indicator, kind, span
+        """,
+        {"first": first, "end": end},
+    )
+    compared = 0
+    differences: list[tuple[str, Key, Tally | None, Tally | None]] = []
+    for area, indicator, kind, span, day, stored, wanted in rows:
+        compared += 1
+        if stored != wanted:
+            of = f"{day} with all below" if span == "day" else f"{day:%Y-%m} with all below"
+            key = Key(indicator, area, kind)
+            differences.append((of, key, _tally(stored), _tally(wanted)))
+    return compared, differences
+
+
+def _tally(parts: Mapping[str, Any] | None) -> Tally | None:
+    return None if parts is None else Tally(**parts)
 
 
 def _keep(conn: Connection, rows: Sequence[AreaDay], reason: str, now: datetime) -> None:

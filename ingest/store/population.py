@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from typing import Any, Final
 
 from psycopg import Connection
@@ -13,13 +14,20 @@ from psycopg import Connection
 Figure = tuple[int, int, int]
 _NONE: Final[tuple[Figure, ...]] = ()
 # A query rather than a call, as in `sums`: the numbers are read over asynchronous connections.
+# An area lay on a day where it did at its end: a change at noon is one of that day.
 BELOW: Final = """
-    SELECT a.path::text, lower(p.valid), upper(p.valid), p.residents
-    FROM area AS a
+    SELECT v.path::text, v.since, v.until, lower(p.valid), upper(p.valid), p.residents
+    FROM (
+        SELECT area, path,
+               ((lower(during) AT TIME ZONE time_zone) - interval '1 us')::date AS since,
+               ((upper(during) AT TIME ZONE time_zone) - interval '1 us')::date AS until
+        FROM area_version
+        WHERE path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
+    ) AS v
     LEFT JOIN area_population AS p
-        ON p.area = a.area AND p.valid && daterange(%(first)s, %(end)s)
-    WHERE a.path <@ %(area)s::ltree
-    ORDER BY nlevel(a.path) DESC, a.path, p.valid
+        ON p.area = v.area AND p.valid && daterange(%(first)s, %(end)s)
+    WHERE coalesce(v.since < %(end)s, true) AND coalesce(v.until > %(first)s, true)
+    ORDER BY nlevel(v.path) DESC, v.path, p.valid
 """
 
 
@@ -30,12 +38,20 @@ class Population:
     Attributes:
         person_days: Residents times days, over the days on which all residents are known.
         days_covered: How many such days there are: ``person_days / days_covered`` is the average.
-        days: How many days the window has; a rate needs all of them covered.
+        days: How many days of the window it lay there; a rate needs all of them covered.
     """
 
     person_days: int
     days_covered: int
     days: int
+
+    def plus(self, other: "Population") -> "Population":
+        """Return both together; of other days."""
+        return Population(
+            self.person_days + other.person_days,
+            self.days_covered + other.days_covered,
+            self.days + other.days,
+        )
 
 
 def person_days(conn: Connection, path: str, first: date, end: date) -> Population:
@@ -45,16 +61,17 @@ def person_days(conn: Connection, path: str, first: date, end: date) -> Populati
         KeyError: There is no area with this path.
         ValueError: The window is empty.
     """
-    return below(conn, path, first, end)[path]
+    return below(conn, path, first, end)[path.rpartition(".")[2]]
 
 
 def below(conn: Connection, path: str, first: date, end: date) -> dict[str, Population]:
-    """Return the population of an area and of every area below it, by path.
+    """Return the population of an area and of every area below it, by the label of its path.
 
     On each day the areas directly below are added up where all of them are known, themselves so
     determined; else the area's own figure counts. So nobody is counted twice, a level may be
     missing, and a figure for some cells only never stands for a whole community. Where neither is
-    known the day is not covered. The tree is that of today.
+    known the day is not covered. The tree is that of the day: of an area that lay elsewhere for
+    some of the window only the days count on which it lay here.
 
     Raises:
         ValueError: The window is empty.
@@ -76,18 +93,46 @@ def parameters(path: str, first: date, end: date) -> Mapping[str, object]:
 def fold(rows: Iterable[Sequence[Any]], first: date, end: date) -> dict[str, Population]:
     """Return what the rows of `BELOW` come to, see `below`."""
     start, stop = first.toordinal(), end.toordinal()
-    own: dict[str, list[Figure]] = {}  # in the order of the rows: what lies below comes first
-    for area, valid_from, valid_to, residents in rows:
-        figures = own.setdefault(area, [])
-        if residents is not None:
-            until = stop if valid_to is None else min(stop, valid_to.toordinal())
-            figures.append((max(start, valid_from.toordinal()), until, residents))
+    lay = [
+        (
+            path,
+            start if since is None else since.toordinal(),
+            stop if until is None else until.toordinal(),
+            None
+            if residents is None
+            else (
+                max(start, valid_from.toordinal()),
+                stop if valid_to is None else min(stop, valid_to.toordinal()),
+                residents,
+            ),
+        )
+        for path, since, until, valid_from, valid_to, residents in rows
+    ]
+    # The tree stands still between the days on which something in it moved: mostly all the time.
+    cuts = {day for _, since, until, _ in lay for day in (since, until) if start < day < stop}
+    found: dict[str, Population] = {}
+    for begin, finish in pairwise([start, *sorted(cuts), stop]):
+        own: dict[str, list[Figure]] = {}  # in the order of the rows: what lies below comes first
+        for path, since, until, figure in lay:
+            if since <= begin and finish <= until:
+                figures = own.setdefault(path, [])
+                if figure is not None and figure[0] < finish and begin < figure[1]:
+                    figures.append((max(begin, figure[0]), min(finish, figure[1]), figure[2]))
+        for path, figures in _up_the_tree(own).items():
+            label = path.rpartition(".")[2]
+            part = _sum(figures, finish - begin)
+            found[label] = found[label].plus(part) if label in found else part
+    return found
+
+
+def _up_the_tree(own: Mapping[str, Sequence[Figure]]) -> Mapping[str, Sequence[Figure]]:
+    """Return what is known of each area; of those below another the other's comes later."""
     children: defaultdict[str, list[str]] = defaultdict(list)
     known: dict[str, Sequence[Figure]] = {}
     for area, figures in own.items():
         known[area] = _either(_all_of([known[child] for child in children[area]]), figures)
         children[area.rpartition(".")[0]].append(area)
-    return {area: _sum(figures, stop - start) for area, figures in known.items()}
+    return known
 
 
 def _sum(figures: Iterable[Figure], days: int) -> Population:
