@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -24,11 +24,19 @@ from ingest import metrics
 from ingest.errors import Unavailable
 from ingest.indicators import access, equipment, lighting, lighting_nights, refuse, security
 from ingest.indicators.definition import Definition
-from ingest.indicators.spans import Span, clip, day_of, day_span, from_us, to_us
+from ingest.indicators.spans import Hold, Span, clip, day_of, day_span, from_us, to_us
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally
 from ingest.kinds import KINDS
-from ingest.store import area_days, community_days, connect, devices, driver_errors, incidents
+from ingest.store import (
+    area_days,
+    community_days,
+    connect,
+    devices,
+    driver_errors,
+    incidents,
+    runs,
+)
 from ingest.store.area_days import Status
 from ingest.store.community_days import CommunityDay, DayKey
 from ingest.store.devices import Device, Registry, load_registry
@@ -44,9 +52,12 @@ _COUNTED: Final = frozenset({"in_service", "maintenance"})
 # Later than any day: all of it has come.
 FOR_EVER_US: Final = 2**62
 # What runs is brought up to date this often, or less often where that would take more than this
-# share of one processor.
+# share of what ingest takes of a processor otherwise, and more than this part of a processor.
 RUNNING_INTERVAL: Final = timedelta(seconds=30)
 RUNNING_SHARE: Final = 0.05
+RUNNING_FREE: Final = 0.03
+# A day that could not be computed is left alone for so long: others come first.
+FAILED_INTERVAL: Final = timedelta(minutes=10)
 # What was seen this lately needs no mark: its day, even if it ended since, is still to be computed
 # for good (`community_days.FINAL_AFTER`).
 _LATELY: Final = timedelta(minutes=5)
@@ -79,10 +90,28 @@ class Scene:
         """Return the subjects of some classes."""
         return [one for one in self.subjects if one.kind in kinds]
 
+    def runs(
+        self,
+        table: str,
+        says: LiteralString,
+        subjects: Sequence[Subject],
+        rated_power_w: Mapping[int, float | None] | None = None,
+    ) -> dict[int, list[Hold]]:
+        """Return from when to when devices are known to have been one thing (`runs.load_runs`)."""
+        come = (self.whole[0], self.until_us)
+        return runs.load_runs(self.conn, table, says, subjects, come, rated_power_w)
+
     def rows(
         self, table: str, columns: LiteralString, subjects: Sequence[Subject], reach_us: int = 0
     ) -> Mapping[int, Sequence[Sequence[Any]]]:
-        """Return raw rows ``(at_us, *columns)`` by device: of the day, and ``reach_us`` before."""
+        """Return raw rows ``(at_us, *columns)`` by device: as far as the day has come.
+
+        Args:
+            table: Of readings or events.
+            columns: Which.
+            subjects: Whose.
+            reach_us: From how long before the day on.
+        """
         found: defaultdict[int, list[Sequence[Any]]] = defaultdict(list)
         if not subjects:
             return found
@@ -95,7 +124,7 @@ class Scene:
                 (
                     [one.device_id for one in subjects],
                     from_us(self.whole[0] - reach_us),
-                    from_us(self.whole[1]),
+                    from_us(self.until_us),
                 ),
             )
             for device_id, at, *values in cursor:
@@ -141,22 +170,24 @@ def _reach(subjects: Iterable[Subject]) -> int:
 
 
 def _equipment(scene: Scene) -> dict[Key, Tally]:
-    readings: dict[int, list[equipment.Health]] = {}
+    health: dict[int, list[Hold]] = {}
     for kind in KINDS.values():
-        subjects = scene.of(kind.kind)
-        found = scene.rows(kind.readings.name, "fault IS NULL", subjects, _reach(subjects))
-        for device_id, rows in found.items():
-            readings[device_id] = [equipment.Health(at_us, healthy) for at_us, healthy in rows]
-    return equipment.tally(scene.subjects, readings, scene.until_us)
+        health |= scene.runs(kind.readings.name, runs.HEALTHY, scene.of(kind.kind))
+    return equipment.tally(scene.subjects, health, scene.until_us)
 
 
 def _lighting(scene: Scene) -> dict[Key, Tally]:
     subjects = scene.of("lamp")
-    reach_us = lighting_nights.reach_us(_reach(subjects))
-    found = scene.rows(KINDS["lamp"].readings.name, "lit, power_w, energy_kwh", subjects, reach_us)
+    table = KINDS["lamp"].readings.name
     by_id = {device.id: device for device in scene.devices}
-    lamps = [lamp_day(by_id[one.device_id], one, found.get(one.device_id, ())) for one in subjects]
-    nights = [lighting_nights.night_of_readings(lamp, scene.until_us) for lamp in lamps]
+    powers = {one.device_id: by_id[one.device_id].rated_power_w for one in subjects}
+    light = scene.runs(table, runs.LIT, subjects, powers)
+    used = energy(scene, subjects, powers)
+    lamps = [
+        lamp_day(by_id[one.device_id], one, light.get(one.device_id, ()), used.get(one.device_id))
+        for one in subjects
+    ]
+    nights = [lighting_nights.night_of(lamp, scene.until_us) for lamp in lamps]
     registered = [
         lighting_nights.Lamp(device.id, device.area, device.life)
         for device in scene.devices
@@ -169,6 +200,28 @@ def _lighting(scene: Scene) -> dict[Key, Tally]:
     }
 
 
+def energy(
+    scene: Scene, subjects: Sequence[Subject], powers: Mapping[int, float | None]
+) -> dict[int, int | None]:
+    """Return what lamps used: of most the counter tells by itself, of others each reading."""
+    table = KINDS["lamp"].readings.name
+    reach_us = lighting_nights.reach_us(_reach(subjects))
+    come = (scene.whole[0], scene.until_us)
+    counted = runs.load_counted(scene.conn, table, subjects, come, reach_us)
+    plain = {key: one.used_wh for key, one in counted.items() if one.is_plain}
+    others = [one for one in subjects if one.device_id not in plain]
+    found = scene.rows(table, "lit, power_w, energy_kwh", others, reach_us)
+    read = {
+        one.device_id: lighting_nights.energy_wh(
+            [lighting_nights.LampReading(*row) for row in found.get(one.device_id, ())],
+            one.until(scene.until_us),
+            powers[one.device_id],
+        )
+        for one in others
+    }
+    return plain | read
+
+
 def _security(scene: Scene) -> dict[Key, Tally]:
     come = (scene.whole[0], scene.until_us)
     return security.tally(
@@ -178,15 +231,15 @@ def _security(scene: Scene) -> dict[Key, Tally]:
 
 
 def lamp_day(
-    device: Device, counted: Subject, rows: Sequence[Sequence[Any]]
+    device: Device, counted: Subject, light: Sequence[Hold], energy_wh: int | None
 ) -> lighting_nights.LampDay:
     """Return a lamp's night as its indicators want it."""
     night = lighting.night_of(counted.whole[0], device.place.time_zone)
     return lighting_nights.LampDay(
         counted,
-        device.rated_power_w,
         lighting.due(device.programme, device.place, night),
-        [lighting_nights.LampReading(*row) for row in rows],
+        light,
+        energy_wh,
         device.road or "",
         device.life,
     )
@@ -196,9 +249,8 @@ def _refuse(scene: Scene) -> dict[Key, Tally]:
     subjects = scene.of("bin")
     kind = KINDS["bin"]
     assert kind.events is not None
-    reach_us = max(_reach(subjects), refuse.LOOKBACK_US)
-    levels = scene.rows(kind.readings.name, "fill_pct, stream", subjects, reach_us)
     deposits = scene.rows(kind.events.name, "weight_kg, sorted_ok, stream", subjects)
+    levels = levels_of(scene, subjects, {key for key, rows in deposits.items() if rows})
     return refuse.tally(
         subjects,
         {key: [refuse.Level(*row) for row in rows] for key, rows in levels.items()},
@@ -207,15 +259,46 @@ def _refuse(scene: Scene) -> dict[Key, Tally]:
     )
 
 
+def levels_of(
+    scene: Scene, subjects: Sequence[Subject], used: Collection[int]
+) -> Mapping[int, Sequence[Sequence[Any]]]:
+    """Return as few levels as say all: of a bin that stays far from full its latest alone.
+
+    Args:
+        scene: The day.
+        subjects: The bins.
+        used: Those with deposits, which may take their stream from a level.
+    """
+    table = KINDS["bin"].readings.name
+    come = (scene.whole[0], scene.until_us)
+    quiet: dict[int, Sequence[Sequence[Any]]] = {}
+    busy: list[Subject] = []
+    waiting: list[Subject] = []
+    bins = {one.device_id: one for one in subjects}
+    for bin_ in runs.load_bins(scene.conn, table, subjects, come):
+        one = bins.pop(bin_.device_id)
+        if bin_.before_pct is not None and bin_.before_pct > refuse.QUIET_BELOW_PCT:
+            waiting.append(one)
+        elif bin_.highest_pct >= refuse.FULL_PCT - 1 or one.device_id in used:
+            busy.append(one)
+        elif bin_.latest_us is not None:
+            quiet[one.device_id] = [(bin_.latest_us, bin_.highest_pct, None)]
+    columns: LiteralString = "fill_pct, stream"
+    return {
+        **quiet,
+        **scene.rows(table, columns, busy, _reach(busy)),
+        **scene.rows(table, columns, waiting, max(_reach(waiting), refuse.LOOKBACK_US)),
+    }
+
+
 def _access(scene: Scene) -> dict[Key, Tally]:
     subjects = scene.of("gate")
     kind = KINDS["gate"]
     assert kind.events is not None
-    doors = scene.rows(kind.readings.name, "door, fault", subjects, _reach(subjects))
     passages = scene.rows(kind.events.name, "event", subjects)
     return access.tally(
         subjects,
-        {key: [access.Door(*row) for row in rows] for key, rows in doors.items()},
+        scene.runs(kind.readings.name, runs.WORKS, subjects),
         {key: [access.Passage(*row) for row in rows] for key, rows in passages.items()},
         scene.until_us,
     )
@@ -343,6 +426,17 @@ def _zone(conn: psycopg.Connection, community: str) -> str:
     return row[0]
 
 
+def running_interval(total_s: float, busy: float) -> timedelta:
+    """Return how often all days that run can be brought up to date.
+
+    Args:
+        total_s: How long once takes, seconds; what the database does for it included.
+        busy: How much of a processor ingest takes otherwise.
+    """
+    share = max(RUNNING_FREE, RUNNING_SHARE * busy)
+    return max(RUNNING_INTERVAL, timedelta(seconds=total_s / share))
+
+
 class DailyKeeper:
     """Keeps the days: opens, computes, settles; a thread of its own beside the lanes."""
 
@@ -354,15 +448,18 @@ class DailyKeeper:
         self._stopping = threading.Event()
         self._opened_at = datetime.min.replace(tzinfo=UTC)
         self._running: Mapping[DayKey, datetime] = {}
-        # Processor time that the last day of each domain took; seconds.
+        # How long the last running day of each domain took; seconds.
         self._costs: dict[str, float] = {}
+        self._busy = 0.0
+        self._watched = (time.monotonic(), time.process_time())
+        self._failed: dict[DayKey, datetime] = {}
 
     def stop(self) -> None:
         """Let `run` return after the day in hand."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Keep the days until `stop`; an unexpected error ends the thread."""
+        """Keep the days until `stop`."""
         while not self._stopping.is_set():
             try:
                 with connect(self._dsn, "days") as conn:
@@ -384,24 +481,50 @@ class DailyKeeper:
                 self._opened_at = datetime.min.replace(tzinfo=UTC)
             if not now - _OPEN_INTERVAL < self._opened_at <= now:
                 self._opened_at = now
+                self._watch()
                 self._running = self._places.running(to_us(now))
                 with conn.transaction():
                     community_days.open_days(conn, sorted(self._running.items()))
-            due = community_days.due(conn, now, _AT_ONCE, running=self._interval)
+            self._failed = {
+                key: since
+                for key, since in self._failed.items()
+                if now - FAILED_INTERVAL < since <= now
+            }
+            due = community_days.due(
+                conn, now, _AT_ONCE, running=self._interval, besides=self._failed
+            )
             for day in due:
                 if self._stopping.is_set():
                     break
-                started = time.thread_time()
-                keep_day(conn, self._places, day, now)
-                if day.key in self._running:
-                    self._costs[day.domain] = time.thread_time() - started
+                self._keep_one(conn, day, now)
+        metrics.DAYS_FAILED.set(len(self._failed))
         return len(due)
+
+    def _keep_one(self, conn: psycopg.Connection, day: CommunityDay, now: datetime) -> None:
+        """Compute one day; where that fails others go on, and it is tried again later."""
+        started = time.monotonic()
+        try:
+            keep_day(conn, self._places, day, now)
+        except (psycopg.errors.QueryCanceled, psycopg.DataError, ValueError):
+            # A day with more rows than can be read in time, or with one that no rule foresaw. What
+            # ends the connection is not of the day and goes on up.
+            self._failed[day.key] = now
+            log.exception("day not computed domain=%s day=%s community=%s", *day.key)
+        if day.key in self._running:
+            self._costs[day.domain] = time.monotonic() - started
+
+    def _watch(self) -> None:
+        """Note how much of a processor this process took lately, days not counted."""
+        at, spent = time.monotonic(), time.process_time() - time.thread_time()
+        before_at, before_spent = self._watched
+        if at > before_at:
+            self._busy = max(0.0, (spent - before_spent) / (at - before_at))
+        self._watched = (at, spent)
 
     @property
     def _interval(self) -> timedelta:
-        """How often the days that run can be brought up to date, by what the last ones took."""
         total_s = sum(self._costs.get(key.domain, 0.0) for key in self._running)
-        return max(RUNNING_INTERVAL, timedelta(seconds=total_s / RUNNING_SHARE))
+        return running_interval(total_s, self._busy)
 
 
 def keep_day(conn: psycopg.Connection, places: Places, day: CommunityDay, now: datetime) -> int:

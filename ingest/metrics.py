@@ -18,6 +18,9 @@ FLUSHES = Histogram("linli_ingest_flush_seconds", "From taking a flush to its CO
 DAYS = Histogram(
     "linli_ingest_day_seconds", "From reading a community's day to its COMMIT", ["domain"]
 )
+DAYS_FAILED = Gauge(
+    "linli_ingest_days_failed", "Days that could not be computed lately, see the log"
+)
 RETRIES = Counter("linli_ingest_flush_retries", "Flushes the database could not store", ["lane"])
 QUEUE = Gauge("linli_ingest_queue_messages", "Received and not yet taken", ["lane"])
 ALERTS = Counter("linli_ingest_alert_changes", "Alerts raised and cleared", ["rule"])

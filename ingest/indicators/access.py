@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ingest.indicators.definition import Definition
+from ingest.indicators.spans import Hold
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally, add_up
 
 AVAILABLE: Final = "gate-available"
 FORCED: Final = "gate-forced"
 HELD: Final = "gate-held"
-# What a door says of its gate, and which event is counted by which indicator.
-_WORKS: Final[Mapping[str, bool]] = {"closed": True, "open": True, "held": False, "forced": False}
+# Which event is counted by which indicator.
 _COUNTED_BY: Final[Mapping[str, str]] = {"forced": FORCED, "held_open": HELD}
 
 INDICATORS: Final[tuple[Definition, ...]] = (
@@ -70,21 +70,6 @@ INDICATORS: Final[tuple[Definition, ...]] = (
 )
 
 
-class Door(NamedTuple):
-    """A gate's reading: its door (closed, open, held, forced) and its fault, None where untold."""
-
-    at_us: int
-    door: str | None
-    fault: str | None
-
-    @property
-    def works(self) -> bool | None:
-        """Whether the gate is in working order, or None where the reading does not tell."""
-        if self.fault is not None:
-            return False
-        return None if self.door is None else _WORKS.get(self.door)
-
-
 class Passage(NamedTuple):
     """A gate's event: granted, denied, forced, held_open and so on."""
 
@@ -94,7 +79,7 @@ class Passage(NamedTuple):
 
 def tally(
     subjects: Sequence[Subject],
-    doors: Mapping[int, Sequence[Door]],
+    works: Mapping[int, Sequence[Hold]],
     passages: Mapping[int, Sequence[Passage]],
     until_us: int,
 ) -> dict[Key, Tally]:
@@ -102,8 +87,8 @@ def tally(
 
     Args:
         subjects: The gates that are to be counted, heard of or not.
-        doors: By device id, in any order: those of the day, and before it at least those that
-            its ``max_silence`` still lets hold. Of two at one instant the good one counts.
+        works: By device id, from when to when it is known to have been in working order or not,
+            as its readings of the day and those that still hold when it begins say.
         passages: By device id; those outside the day are left out. Each row is one event.
         until_us: What lies after has not come yet (a running day); the day's end or later when it
             is over.
@@ -112,23 +97,19 @@ def tally(
         Microseconds of `AVAILABLE`, events of `FORCED` and `HELD`; ``subjects`` counts the gates
         with time that counts.
     """
-    return add_up(_parts(subjects, doors, passages, until_us))
+    return add_up(_parts(subjects, works, passages, until_us))
 
 
 def _parts(
     subjects: Sequence[Subject],
-    doors: Mapping[int, Sequence[Door]],
+    works: Mapping[int, Sequence[Hold]],
     passages: Mapping[int, Sequence[Passage]],
     until_us: int,
 ) -> Iterator[tuple[Key, Tally]]:
     for subject in subjects:
         come = subject.until(until_us)
         counts = int(come.counted_us > 0)
-        good, bad = come.settle(
-            (row.at_us, works)
-            for row in doors.get(subject.device_id, ())
-            if (works := row.works) is not None
-        )
+        good, bad = come.settle(works.get(subject.device_id, ()))
         yield (
             Key(AVAILABLE, subject.area),
             Tally(good, bad, come.counted_us, counts, come.excluded),

@@ -9,9 +9,10 @@ Source: domain.md, Equipment in good condition; the target of 96 % is R0's.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from ingest.indicators.definition import Definition, Target
+from ingest.indicators.spans import Hold
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally, add_up
 
@@ -43,38 +44,30 @@ INDICATORS: Final[tuple[Definition, ...]] = (
 )
 
 
-class Health(NamedTuple):
-    """What one reading says of its device."""
-
-    at_us: int
-    #: It carries no fault.
-    healthy: bool
-
-
 def tally(
-    subjects: Sequence[Subject], readings: Mapping[int, Sequence[Health]], until_us: int
+    subjects: Sequence[Subject], health: Mapping[int, Sequence[Hold]], until_us: int
 ) -> dict[Key, Tally]:
     """Add up one day's good and faulty time by area, by device class and together (``""``).
 
     Args:
         subjects: Every device that is to be counted, heard of or not.
-        readings: By device id, in any order: those of the day, and before it at least those that
-            its ``max_silence`` still lets hold. Of two at one instant the good one counts.
+        health: By device id, from when to when it is known to have been without a fault or with
+            one, as its readings of the day and those that still hold when it begins say.
         until_us: What lies after has not come yet (a running day); the day's end or later when it
             is over.
 
     Returns:
         Microseconds; ``subjects`` counts the devices with time that counts.
     """
-    return add_up(_parts(subjects, readings, until_us))
+    return add_up(_parts(subjects, health, until_us))
 
 
 def _parts(
-    subjects: Sequence[Subject], readings: Mapping[int, Sequence[Health]], until_us: int
+    subjects: Sequence[Subject], health: Mapping[int, Sequence[Hold]], until_us: int
 ) -> Iterator[tuple[Key, Tally]]:
     for subject in subjects:
         come = subject.until(until_us)
-        good, bad = come.settle(readings.get(subject.device_id, ()))
+        good, bad = come.settle(health.get(subject.device_id, ()))
         part = Tally(good, bad, come.counted_us, int(come.counted_us > 0), come.excluded)
         yield Key(GOOD, subject.area), part
         yield Key(GOOD, subject.area, subject.kind), part

@@ -16,7 +16,17 @@ from typing import Final, NamedTuple
 from ingest.indicators import lighting
 from ingest.indicators.definition import Definition, Target
 from ingest.indicators.rate import Verdict
-from ingest.indicators.spans import Hold, Span, clip, holds, length, overlap, subtract
+from ingest.indicators.spans import (
+    Hold,
+    Span,
+    clip,
+    covered,
+    holds,
+    length,
+    overlap,
+    runs,
+    subtract,
+)
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally, add_up
 
@@ -236,7 +246,7 @@ class LampReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LampDay:
-    """One lamp in one day with its raw readings.
+    """One lamp in one day, and what its raw readings say of it.
 
     Attributes:
         subject: What counts of the day.
@@ -245,13 +255,15 @@ class LampDay:
             is neither that nor in service nothing counts.
         due: When its programme has it due in the day: disjoint, in order, maintenance NOT taken
             off.
-        readings: In any order. From ``reach_us`` before the day to its end; others are ignored.
+        light: From when to when the lamp is known to have been lit or dark, as its readings of the
+            day and those that still hold when it begins say.
+        energy_wh: What it used while in service (`energy_wh`); None where nothing tells.
     """
 
     subject: Subject
-    rated_power_w: float | None
     due: tuple[Span, ...]
-    readings: Sequence[LampReading]
+    light: Sequence[Hold]
+    energy_wh: int | None = None
     road: str = ""
     life: str = "in_service"
 
@@ -261,11 +273,10 @@ def reach_us(max_silence_us: int) -> int:
     return max(max_silence_us, COUNTER_REACH_US)
 
 
-def night_of_readings(lamp: LampDay, until_us: int | None = None) -> LampNight:
-    """Return one lamp's night from its raw readings.
+def night_of(lamp: LampDay, until_us: int | None = None) -> LampNight:
+    """Return one lamp's night.
 
-    What is due counts where the lamp is in service and not in maintenance. A reading holds until
-    the next that tells of light, at most ``max_silence``; of two with one instant, lit wins.
+    What is due counts where the lamp is in service and not in maintenance.
 
     Args:
         lamp: The lamp; its ``due`` is that of the night.
@@ -279,15 +290,14 @@ def night_of_readings(lamp: LampDay, until_us: int | None = None) -> LampNight:
         "maintenance": length(in_service) - length(counted),
         "not_in_service": length(due) - length(in_service),
     }
-    light = _light(lamp, subject)
     return LampNight(
         subject.device_id,
         subject.area,
         lamp.road,
         lamp.life,
         length(counted),
-        _covered(counted, light, good=True),
-        _covered(counted, light, good=False),
+        covered(counted, lamp.light, good=True),
+        covered(counted, lamp.light, good=False),
         {reason: time_us for reason, time_us in excluded.items() if time_us},
     )
 
@@ -402,12 +412,12 @@ def _main_reason(excluded: Mapping[str, int]) -> str:
 def _day_parts(lamps: Iterable[LampDay], until_us: int | None) -> Iterator[tuple[Key, Tally]]:
     for lamp in lamps:
         subject = _subject(lamp, until_us)
-        light = _light(lamp, subject)
+        light = lamp.light
         counted, area = subject.counted, subject.area
         if counted:
             outside = subtract(counted, lamp.due)
-            known_us = _covered(outside, light, good=True) + _covered(outside, light, good=False)
-            burning = _covered(outside, light, good=True) >= DAY_BURNER_US
+            known_us = covered(outside, light, good=True) + covered(outside, light, good=False)
+            burning = covered(outside, light, good=True) >= DAY_BURNER_US
             yield Key(DAY_BURNERS, area), _sum(int(burning), heard=known_us > 0)
             heard = any(overlap(counted, hold.start, hold.end) for hold in light)
             yield Key(CYCLING, area), _sum(int(_cycles(light, counted)), heard=heard)
@@ -416,10 +426,9 @@ def _day_parts(lamps: Iterable[LampDay], until_us: int | None) -> Iterator[tuple
             yield Key(DAY_BURNERS, area), Tally(excluded=excluded)
             yield Key(CYCLING, area), Tally(excluded=excluded)
         if subject.in_service:
-            energy_wh = _energy_wh(lamp, subject)
-            yield Key(ENERGY, area), _sum(energy_wh or 0, heard=energy_wh is not None)
+            yield Key(ENERGY, area), _sum(lamp.energy_wh or 0, heard=lamp.energy_wh is not None)
             heard = any(overlap(subject.in_service, hold.start, hold.end) for hold in light)
-            burn_us = _covered(subject.in_service, light, good=True)
+            burn_us = covered(subject.in_service, light, good=True)
             yield Key(BURN, area), _sum(burn_us, heard=heard)
 
 
@@ -437,47 +446,6 @@ def _subject(lamp: LampDay, until_us: int | None) -> Subject:
             return replace(subject, maintenance=(subject.whole,))
         case _:
             return replace(subject, in_service=())
-
-
-def _light(lamp: LampDay, subject: Subject) -> list[Hold]:
-    """Return what the readings up to the day's end say of light, while it holds."""
-    start, end = subject.whole
-    start -= subject.max_silence_us
-    return _runs(
-        (
-            (at_us, lighting.is_lit(lit, power_w, lamp.rated_power_w))
-            for at_us, lit, power_w, _, _ in lamp.readings
-            if start <= at_us < end
-        ),
-        subject.max_silence_us,
-    )
-
-
-def _runs(words: Iterable[tuple[int, bool | None]], max_silence_us: int) -> list[Hold]:
-    """Return from when to when words on light say one thing: as ``holds``, joined where they touch.
-
-    Days have thousands of readings and a handful of runs. The last word holds too.
-    """
-    told = sorted(word for word in words if word[1] is not None)
-    runs: list[Hold] = []
-    since = until = 0
-    said: bool | None = None
-    for index, (at, lit) in enumerate(told, 1):
-        later = told[index][0] if index < len(told) else at + max_silence_us
-        if later == at:  # of two with one instant, lit wins
-            continue
-        if lit is not said or at != until:
-            if said is not None:
-                runs.append(Hold(since, until, said))
-            since, said = at, lit
-        until = min(later, at + max_silence_us)
-    if said is not None:
-        runs.append(Hold(since, until, said))
-    return runs
-
-
-def _covered(spans: Sequence[Span], light: Iterable[Hold], *, good: bool) -> int:
-    return sum(overlap(spans, hold.start, hold.end) for hold in light if hold.good is good)
 
 
 def _intersect(spans: Sequence[Span], others: Iterable[Span]) -> tuple[Span, ...]:
@@ -498,7 +466,9 @@ def _cycles(light: Iterable[Hold], counted: Sequence[Span]) -> bool:
     )
 
 
-def _energy_wh(lamp: LampDay, subject: Subject) -> int | None:
+def energy_wh(
+    readings: Sequence[LampReading], subject: Subject, rated_power_w: float | None = None
+) -> int | None:
     """Return what a lamp used in a day, whole watt hours, or None where nothing tells.
 
     By its counter: the difference of each two readings in a row counts where the later lies, the
@@ -508,20 +478,30 @@ def _energy_wh(lamp: LampDay, subject: Subject) -> int | None:
     which is the step of a coarse counter, is another counter's: it does not count. Without two
     counter readings, by its power: each word holds until the next, at most ``max_silence``;
     rounded half up.
+
+    Args:
+        readings: In any order. From ``reach_us`` before the day to its end; others are ignored.
+        subject: The lamp's day, as far as it has come.
+        rated_power_w: None where it is not known.
+
+    Raises:
+        ValueError: A counter or a power is negative or not finite.
     """
-    by_counter = _counted_wh(lamp, subject)
-    return _metered_wh(lamp, subject) if by_counter is None else by_counter
+    by_counter = _counted_wh(readings, subject, rated_power_w)
+    return _metered_wh(readings, subject) if by_counter is None else by_counter
 
 
-def _counted_wh(lamp: LampDay, subject: Subject) -> int | None:
+def _counted_wh(
+    readings: Sequence[LampReading], subject: Subject, rated_power_w: float | None
+) -> int | None:
     start, end = subject.whole
     reached = start - reach_us(subject.max_silence_us)
     counter: dict[int, int] = {}
-    for at_us, _, _, energy_kwh, _ in lamp.readings:
+    for at_us, _, _, energy_kwh, _ in readings:
         if energy_kwh is not None and reached <= at_us < end:
             value_wh = _thousandths(energy_kwh)
             counter[at_us] = max(value_wh, counter.get(at_us, 0))
-    power_mw = _thousandths(COUNTER_POWER_W if lamp.rated_power_w is None else lamp.rated_power_w)
+    power_mw = _thousandths(COUNTER_POWER_W if rated_power_w is None else rated_power_w)
     used_wh: int | None = None
     for (before, from_wh), (at, to_wh) in pairwise(sorted(counter.items())):
         if not any(begin <= at < stop for begin, stop in subject.in_service):
@@ -532,18 +512,18 @@ def _counted_wh(lamp: LampDay, subject: Subject) -> int | None:
     return used_wh
 
 
-def _metered_wh(lamp: LampDay, subject: Subject) -> int | None:
+def _metered_wh(readings: Sequence[LampReading], subject: Subject) -> int | None:
     start, end = subject.whole
     start -= subject.max_silence_us
     power: dict[int, int] = {}
-    for at_us, _, power_w, _, _ in lamp.readings:
+    for at_us, _, power_w, _, _ in readings:
         if power_w is not None and start <= at_us < end:
             power[at_us] = max(_thousandths(power_w), power.get(at_us, 0))
     known_us = used = 0
     for hold in _held(power, subject.max_silence_us):
-        covered = overlap(subject.in_service, hold.start, hold.end)
-        known_us += covered
-        used += covered * power[hold.start]
+        overlapped = overlap(subject.in_service, hold.start, hold.end)
+        known_us += overlapped
+        used += overlapped * power[hold.start]
     return (2 * used + _MILLIWATT_US_PER_WH) // (2 * _MILLIWATT_US_PER_WH) if known_us else None
 
 
@@ -668,7 +648,7 @@ def solar_autonomy_h(
         (reading.at_us, lighting.is_lit(reading.lit, reading.power_w, rated_power_w))
         for reading in readings
     )
-    burning = [run for run in _runs(words, max_silence_us) if run.good]
+    burning = [run for run in runs(words, max_silence_us) if run.good]
     falls: list[float] = []
     burned_us = 0
     for (start, before), (end, after) in pairwise(sorted(charge.items())):

@@ -43,8 +43,9 @@ _FULL: Final = 100 * FULL_PCT
 _EMPTIED_BY: Final = 100 * EMPTIED_BY_PCT
 _BRIM: Final = 100 * 100
 #: How far back before a day a full bin is followed. Needed only of bins whose last level before
-#: the day stands above `FULL_PCT` less `EMPTIED_BY_PCT`: below that nothing waits to be emptied.
+#: the day stands above `QUIET_BELOW_PCT`: below that nothing waits to be emptied.
 LOOKBACK_US: Final = 7 * DAY_US
+QUIET_BELOW_PCT: Final = FULL_PCT - EMPTIED_BY_PCT
 #: A forecast stands on no fewer readings, over no shorter a time, and looks no further ahead.
 FORECAST_READINGS_MIN: Final = 6
 FORECAST_READINGS_MAX: Final = 100
@@ -190,7 +191,8 @@ def tally(
         subjects: The bins that are to be counted, heard of or not.
         levels: By device id, in any order: those of the day, before it those that its
             ``max_silence`` still lets hold, and of a bin above 60 % then those of `LOOKBACK_US`
-            before the day. Earlier and later ones change nothing.
+            before the day. Earlier and later ones change nothing. Of a bin that stays below
+            `FULL_PCT`, without a deposit, one level of the day says as much as all.
         deposits: By device id; those outside the day are left out. Each row is one deposit.
         until_us: What lies after has not come yet (a running day); the day's end or later when it
             is over.

@@ -89,6 +89,31 @@ def holds(readings: Sequence[tuple[int, bool]], max_silence_us: int) -> Iterator
             yield Hold(start, min(later, start + max_silence_us), good)
 
 
+def runs(words: Iterable[tuple[int, bool | None]], max_silence_us: int) -> list[Hold]:
+    """Return from when to when readings say one thing: as `holds`, joined where they touch.
+
+    Args:
+        words: Instant and what it says, None where it does not tell, in any order; of two with one
+            instant, good wins. The last one holds too.
+        max_silence_us: How long a reading holds when no later one comes.
+    """
+    told = sorted((at, good) for at, good in words if good is not None)
+    if told:
+        told.append((told[-1][0] + max_silence_us, True))
+    found: list[Hold] = []
+    for hold in holds(told, max_silence_us):
+        if found and found[-1].end == hold.start and found[-1].good is hold.good:
+            found[-1] = Hold(found[-1].start, hold.end, hold.good)
+        else:
+            found.append(hold)
+    return found
+
+
+def covered(spans: Sequence[Span], light: Iterable[Hold], *, good: bool) -> int:
+    """Return how much of disjoint ``spans`` is known to be good (or bad), in microseconds."""
+    return sum(overlap(spans, hold.start, hold.end) for hold in light if hold.good is good)
+
+
 def settle(
     spans: Sequence[Span], readings: Sequence[tuple[int, bool]], max_silence_us: int
 ) -> tuple[int, int]:

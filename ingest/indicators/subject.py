@@ -5,12 +5,11 @@ In-service time is what the registry says; accepted maintenance is taken off it;
 is told with its reason, so that every number can say what it left out.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
-from ingest.indicators.spans import Span, clip, length, overlap, subtract
+from ingest.indicators.spans import Hold, Span, clip, covered, length, subtract
 from ingest.indicators.tally import Exclusion
 
 
@@ -60,18 +59,14 @@ class Subject:
             return None
         return "maintenance" if _holds(self.in_service, at_us) else "not_in_service"
 
-    def settle(self, readings: Iterable[tuple[int, bool]]) -> tuple[int, int]:
+    def settle(self, runs: Sequence[Hold]) -> tuple[int, int]:
         """Return good and bad time among what counts, microseconds; the rest is unknown.
 
         Args:
-            readings: Instant and what it says, in any order; each holds until the next one, at
-                most ``max_silence_us``, so those before the day that still hold belong to it. Of
-                two at one instant good wins (`spans.holds`).
+            runs: From when to when it is known to have been one or the other (`spans.runs`).
         """
-        time = {True: 0, False: 0}
-        for start, end, good in _runs(sorted(readings), self.max_silence_us):
-            time[good] += overlap(self.counted, start, end)
-        return time[True], time[False]
+        good, bad = (covered(self.counted, runs, good=one) for one in (True, False))
+        return good, bad
 
     def until(self, until_us: int) -> "Subject":
         """Return the subject as far as its day has come: what lies after is not there yet."""
@@ -80,28 +75,6 @@ class Subject:
             return self
         come = (start, max(start, until_us))
         return replace(self, whole=come, in_service=clip(self.in_service, come))
-
-
-def _runs(
-    ordered: Sequence[tuple[int, bool]], max_silence_us: int
-) -> Iterator[tuple[int, int, bool]]:
-    """Yield the longest spans for which readings say the same without silence.
-
-    As `spans.holds`, and the last one too; joined, because most readings repeat the one before,
-    and a day of a city has more than a hundred million.
-    """
-    if not ordered:
-        return
-    run_start, run_good = ordered[0]
-    run_end = run_start
-    # Beyond the last one nothing is said: it holds for as long as silence may last.
-    after = (ordered[-1][0] + max_silence_us, False)
-    for (start, good), (later, _) in pairwise((*ordered, after)):
-        if good != run_good or start != run_end:
-            yield run_start, run_end, run_good
-            run_start, run_good = start, good
-        run_end = min(later, start + max_silence_us)
-    yield run_start, run_end, run_good
 
 
 def _holds(spans: tuple[Span, ...], at_us: int) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which days of which community are to be computed, and which are over."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple
@@ -95,10 +95,24 @@ def mark_between(
     ).rowcount
 
 
-def due(conn: Connection, now: datetime, limit: int, *, running: timedelta) -> list[CommunityDay]:
+def due(
+    conn: Connection,
+    now: datetime,
+    limit: int,
+    *,
+    running: timedelta,
+    besides: Collection[DayKey] = (),
+) -> list[CommunityDay]:
     """Return what is to be computed now, what waited longest first.
 
     That is: what is marked; what is over and not final yet; and each ``running``, what runs.
+
+    Args:
+        conn: Any connection.
+        now: The time.
+        limit: How many at most.
+        running: How often what runs is computed.
+        besides: What is left out.
     """
     with conn.cursor(row_factory=class_row(CommunityDay)) as cursor:
         return cursor.execute(
@@ -108,11 +122,13 @@ def due(conn: Connection, now: datetime, limit: int, *, running: timedelta) -> l
                        AS dirty,
                    marks, ends_at <= %(over)s AS is_over
             FROM community_day
-            WHERE (dirty IS NOT NULL
-                   AND (computed_at IS NULL OR computed_at <= %(now)s - %(marked)s::interval
-                        OR computed_at > %(now)s))
-               OR (status = 'provisional' AND ends_at <= %(over)s)
-               OR (status = 'provisional' AND computed_at <= %(now)s - %(running)s::interval)
+            WHERE ((dirty IS NOT NULL
+                    AND (computed_at IS NULL OR computed_at <= %(now)s - %(marked)s::interval
+                         OR computed_at > %(now)s))
+                   OR (status = 'provisional' AND ends_at <= %(over)s)
+                   OR (status = 'provisional' AND computed_at <= %(now)s - %(running)s::interval))
+              AND (domain, day, community) NOT IN (
+                  SELECT * FROM unnest(%(domains)s::text[], %(days)s::date[], %(places)s::text[]))
             ORDER BY computed_at NULLS FIRST, day DESC, domain, community
             LIMIT %(limit)s
             """,
@@ -122,6 +138,9 @@ def due(conn: Connection, now: datetime, limit: int, *, running: timedelta) -> l
                 "marked": MARKED_INTERVAL,
                 "running": running,
                 "limit": limit,
+                "domains": [key.domain for key in besides],
+                "days": [key.day for key in besides],
+                "places": [key.community for key in besides],
             },
         ).fetchall()
 

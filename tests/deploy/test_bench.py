@@ -19,7 +19,8 @@ from deploy.bench.__main__ import app
 from deploy.bench.city import NIGHTS, City, name_of
 from deploy.bench.ground import Ground
 from deploy.bench.report import Measured, Report
-from ingest.daily import RUNNING_INTERVAL, RUNNING_SHARE
+from deploy.bench.upkeep import Cpu
+from ingest.daily import RUNNING_FREE, RUNNING_INTERVAL
 from ingest.pki import Authority
 
 pytestmark = pytest.mark.timeout(300)
@@ -110,10 +111,14 @@ def test_upkeep_is_measured_on_days_that_are_right(
 
 
 def test_share_of_upkeep_is_reckoned_as_it_is_said() -> None:
-    cost = upkeep.Cost(store=1.0, mark=0.5, late=0.0, running=2.0, final=4.0, readings=100)
+    cost = upkeep.Cost(
+        store=Cpu(1.0, 3.0), mark=0.5, late=0.0, running=Cpu(2.0, 1.0), final=Cpu(4.0, 5.0),
+        readings=100,
+    )  # fmt: skip
     assert cost.share(None) == (4 + 50) / (4 + 100)
-    assert cost.interval(1) == timedelta(seconds=2.0 / RUNNING_SHARE)
+    assert cost.share(None, database=True) == (9 + 50) / (9 + 400)
     assert cost.interval(0) == RUNNING_INTERVAL
+    assert cost.interval(1) == timedelta(seconds=3.0 / RUNNING_FREE)
     assert cost.share(timedelta(hours=6)) == (4 * 2 + 4 + 50) / (4 * 2 + 4 + 100)
 
 

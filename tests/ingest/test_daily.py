@@ -159,6 +159,42 @@ def test_running_day_is_opened_and_brought_up_to_date(bench: Bench) -> None:
     assert numbers(bench, "lamps-installed")[0]["status"] == "final"
 
 
+def test_a_day_that_cannot_be_computed_keeps_no_other_from_it(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    lamp_hour(bench, 1, MIDNIGHT + 20 * HOUR)
+    with psycopg.connect(bench.dsn) as conn:
+        # Nobody can send it: a counter that is no number.
+        conn.execute("UPDATE reading_lamp SET energy_kwh = 'NaN'")
+    now = datetime.now(UTC)
+    with connect(bench.dsn, "test") as conn:
+        registry = load_registry(conn)
+        keeper = DailyKeeper(bench.dsn, lambda: registry)
+        while keeper.keep(conn, now):
+            pass
+        assert "day not computed domain=lighting" in caplog.text
+        assert numbers(bench, "lighting-uptime") == []
+        assert numbers(bench, "equipment-good")[0]["status"] == "final"
+        # It is tried again later, by the same keeper.
+        conn.execute("UPDATE reading_lamp SET energy_kwh = NULL")
+        assert keeper.keep(conn, now + MINUTE) == 0 or not numbers(bench, "lighting-uptime")
+        keeper.keep(conn, now + daily.FAILED_INTERVAL)
+    assert numbers(bench, "lighting-uptime")[0]["status"] == "final"
+
+
+@pytest.mark.parametrize(
+    ("total_s", "busy", "interval_s"),
+    [
+        pytest.param(0.2, 0.0, 30, id="never-more-often"),
+        pytest.param(30.0, 0.0, 1_000, id="of-an-idle-processor-three-hundredths"),
+        pytest.param(30.0, 0.1, 1_000, id="little-to-do"),
+        pytest.param(30.0, 0.8, 750, id="of-a-busy-one-a-twentieth-of-what-it-does"),
+    ],
+)
+def test_running_days_take_a_small_share(total_s: float, busy: float, interval_s: int) -> None:
+    assert daily.running_interval(total_s, busy) == timedelta(seconds=interval_s)
+
+
 def test_verification_names_a_number_that_was_tampered_with(bench: Bench) -> None:
     lamp_hour(bench, 1, MIDNIGHT + 20 * HOUR)
     keep(bench, datetime.now(UTC))

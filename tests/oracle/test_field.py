@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingest.indicators import access, equipment, refuse
-from ingest.indicators.spans import clip, day_span
+from ingest.indicators.spans import Hold, clip, day_span, runs
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally
 from tests.oracle import access as slow_access
@@ -122,6 +122,20 @@ def by_device(rows: Sequence[tuple[int, Row]]) -> Mapping[int, list[Row]]:
     return found
 
 
+def known(
+    scene: Scene, told: Sequence[tuple[int, tuple[int, bool | None]]]
+) -> Mapping[int, list[Hold]]:
+    """What was told, as the product takes it: from when to when it was known."""
+    silence_us = {device.number: device.max_silence_us for device in scene.devices}
+    return {number: runs(words, silence_us[number]) for number, words in by_device(told).items()}
+
+
+def works(door: str | None, fault: str | None) -> bool | None:
+    if fault is not None:
+        return False
+    return None if door is None else door in {"closed", "open"}
+
+
 def subjects(scene: Scene) -> list[Subject]:
     """The devices as the product is told of them."""
     whole = day_span(scene.day, scene.zone)
@@ -187,9 +201,9 @@ def test_equipment_equals_the_oracle(data: st.DataObject) -> None:
         return delivered(draw, rows)
 
     rows = data.draw(readings())
-    told = [(row.number, equipment.Health(row.at_us, row.fault is None)) for row in rows]
+    told = [(row.number, (row.at_us, row.fault is None)) for row in rows]
 
-    tallies = equipment.tally(subjects(scene), by_device(told), scene.now_us)
+    tallies = equipment.tally(subjects(scene), known(scene, told), scene.now_us)
 
     slow = slow_equipment.equipment(scene.devices, rows, scene.day, scene.now_us)
     assert flat(tallies) == expected(slow)
@@ -232,7 +246,7 @@ def test_gates_equal_the_oracle(data: st.DataObject) -> None:
 
     tallies = access.tally(
         subjects(scene),
-        by_device([(row.number, access.Door(*row[1:])) for row in doors]),
+        known(scene, [(row.number, (row.at_us, works(row.door, row.fault))) for row in doors]),
         by_device([(row.number, access.Passage(*row[1:])) for row in events]),
         scene.now_us,
     )

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.indicators import lighting, lighting_nights
-from ingest.indicators.lighting_nights import LampDay, LampNight, LampReading
+from ingest.indicators.lighting_nights import LampDay, LampNight, LampReading, energy_wh
+from ingest.indicators.spans import runs
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally, add_up
 from tests.oracle import lighting as oracle
@@ -100,21 +101,26 @@ class World:
 
     def lamp(self, day: date, programme: str) -> LampDay:
         whole = lighting.night_span(day, self.place.time_zone)
+        subject = Subject(
+            device_id=7,
+            kind="lamp",
+            area=AREA,
+            in_service=_within(self.in_service, whole),
+            maintenance=self.maintenance,
+            whole=whole,
+            max_silence_us=self.silence,
+        )
+        readings = [LampReading(row.at, row.lit, row.power_w, row.energy_kwh) for row in self.rows]
+        words = [
+            (row.at, lighting.is_lit(row.lit, row.power_w, self.rated_w))
+            for row in self.rows
+            if row.at < min(self.until, whole[1])
+        ]
         return LampDay(
-            subject=Subject(
-                device_id=7,
-                kind="lamp",
-                area=AREA,
-                in_service=_within(self.in_service, whole),
-                maintenance=self.maintenance,
-                whole=whole,
-                max_silence_us=self.silence,
-            ),
-            rated_power_w=self.rated_w,
+            subject=subject,
             due=lighting.due(lighting.parse_programme(programme), self.place, day),
-            readings=[
-                LampReading(row.at, row.lit, row.power_w, row.energy_kwh) for row in self.rows
-            ],
+            light=runs(words, self.silence),
+            energy_wh=energy_wh(readings, subject.until(self.until), self.rated_w),
             life=self.life,
         )
 
@@ -211,7 +217,7 @@ def test_nights_equal_what_asking_piece_by_piece_finds(world: World) -> None:
     expected: list[tuple[Key, Tally]] = []
     for day, programme in world.nights:
         found = oracle.work_out(world.given(day, programme))
-        night = lighting_nights.night_of_readings(world.lamp(day, programme), world.until)
+        night = lighting_nights.night_of(world.lamp(day, programme), world.until)
         assert (night.due_us, night.lit_us, night.dark_us) == (found.due, found.lit, found.dark)
         assert night.excluded == _nonzero(
             maintenance=found.due_in_maintenance, not_in_service=found.due_out_of_service
@@ -288,9 +294,7 @@ def test_order_and_redelivery_change_nothing(world: World, order: random.Random)
 
 
 def _uptime(lamps: Sequence[LampDay], until: int) -> dict[Key, Tally]:
-    return lighting_nights.tally_nights(
-        [lighting_nights.night_of_readings(lamp, until) for lamp in lamps]
-    )
+    return lighting_nights.tally_nights([lighting_nights.night_of(lamp, until) for lamp in lamps])
 
 
 @PATIENT

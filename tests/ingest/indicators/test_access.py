@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gates: hand-worked days of doors, faults and events."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
 
-import pytest
-
-from edge_agent.kinds import gate
-from ingest.indicators.access import AVAILABLE, FORCED, HELD, Door, Passage, tally
+from ingest.indicators.access import AVAILABLE, FORCED, HELD, Passage, tally
+from ingest.indicators.spans import runs
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally
 
@@ -17,10 +15,13 @@ GATE = Subject(1, "gate", "cell-1", (DAY,), (), DAY, max_silence_us=6 * HOUR)
 NONE = {"maintenance": 0, "not_in_service": 0}
 
 
+Door = tuple[int, bool | None]  # instant, whether the gate works
+
+
 def of(
-    subject: Subject, doors: list[Door], passages: list[Passage], until: int = DAY[1]
+    subject: Subject, doors: Sequence[Door], passages: list[Passage], until: int = DAY[1]
 ) -> tuple[Tally, Tally, Tally]:
-    tallies = tally([subject], {1: doors}, {1: passages}, until)
+    tallies = tally([subject], {1: runs(doors, subject.max_silence_us)}, {1: passages}, until)
     available, forced, held = (
         tallies.pop(Key(indicator, "cell-1")) for indicator in (AVAILABLE, FORCED, HELD)
     )
@@ -28,37 +29,15 @@ def of(
     return available, forced, held
 
 
-@pytest.mark.parametrize(
-    ("door", "fault", "works"),
-    [
-        pytest.param("closed", None, True, id="closed"),
-        pytest.param("open", None, True, id="open-as-it-may-be"),
-        pytest.param("held", None, False, id="held"),
-        pytest.param("forced", None, False, id="forced"),
-        pytest.param("closed", "motor", False, id="fault-of-a-closed-door"),
-        pytest.param(None, "motor", False, id="fault-tells-without-a-door"),
-        pytest.param(None, None, None, id="nothing-told"),
-    ],
-)
-def test_a_door_tells_whether_its_gate_works(
-    door: str | None, fault: str | None, works: bool | None
-) -> None:
-    assert Door(0, door, fault).works is works
-
-
-def test_every_door_the_contract_knows_tells() -> None:
-    assert all(Door(0, door, None).works is not None for door in get_args(gate.Door))
-
-
 def test_availability_is_time_in_working_order_where_known() -> None:
     doors = [
-        Door(0, "closed", None),
-        Door(4 * HOUR, None, None),  # tells nothing: the door before it holds on
-        Door(5 * HOUR, "open", None),
-        Door(8 * HOUR, "held", None),
-        Door(9 * HOUR, "closed", None),
-        Door(12 * HOUR, "closed", "motor"),
-        Door(14 * HOUR, "closed", None),  # and then silence
+        (0, True),
+        (4 * HOUR, None),  # tells nothing: the door before it holds on
+        (5 * HOUR, True),
+        (8 * HOUR, False),
+        (9 * HOUR, True),
+        (12 * HOUR, False),
+        (14 * HOUR, True),  # and then silence
     ]
     available, _, _ = of(GATE, doors, [])
     assert available == Tally(17 * HOUR, 3 * HOUR, 24 * HOUR, 1, NONE)
@@ -99,7 +78,7 @@ def test_only_the_days_own_events_count_and_none_that_is_yet_to_come() -> None:
 def test_gates_add_up_by_area() -> None:
     gates = [GATE, replace(GATE, device_id=2), replace(GATE, device_id=3, area="cell-2")]
     held = {number: [Passage(number, "held_open")] for number in (1, 2, 3)}
-    doors = {number: [Door(0, "closed", None)] for number in (1, 2)}
+    doors = {number: runs([(0, True)], GATE.max_silence_us) for number in (1, 2)}
     tallies = tally(gates, doors, held, DAY[1])
     assert tallies[Key(HELD, "cell-1")] == Tally(2, 0, 2, 2)
     assert tallies[Key(HELD, "cell-2")] == Tally(1, 0, 1, 1)

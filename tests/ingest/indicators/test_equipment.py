@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from ingest.indicators.equipment import GOOD, INDICATORS, Health, tally
+from ingest.indicators.equipment import GOOD, INDICATORS, tally
 from ingest.indicators.rate import Verdict, share
+from ingest.indicators.spans import runs
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally
 from ingest.kinds import KINDS
@@ -18,17 +19,20 @@ LAMP = Subject(1, "lamp", "cell-1", (DAY,), (), DAY, max_silence_us=30 * MINUTE)
 NONE = {"maintenance": 0, "not_in_service": 0}
 
 
+Health = tuple[int, bool]  # instant, without a fault
+
+
 def every_ten_minutes(*faulty: tuple[int, int], until: int = DAY[1]) -> list[Health]:
     """A device heard all day, faulty within the spans."""
     return [
-        Health(at, not any(start <= at < end for start, end in faulty))
+        (at, not any(start <= at < end for start, end in faulty))
         for at in range(0, until, 10 * MINUTE)
     ]
 
 
 def of(subject: Subject, readings: list[Health], until: int = DAY[1]) -> Tally:
     """One device's tally, which is also its class's."""
-    tallies = tally([subject], {subject.device_id: readings}, until)
+    tallies = tally([subject], {subject.device_id: runs(readings, subject.max_silence_us)}, until)
     assert tallies[Key(GOOD, subject.area)] == tallies[Key(GOOD, subject.area, subject.kind)]
     return tallies[Key(GOOD, subject.area)]
 
@@ -49,7 +53,7 @@ def test_a_device_never_heard_of_is_unknown_all_day() -> None:
 
 
 def test_what_held_before_the_day_holds_into_it() -> None:
-    assert of(LAMP, [Health(-10 * MINUTE, healthy=False)]).bad == 20 * MINUTE
+    assert of(LAMP, [(-10 * MINUTE, False)]).bad == 20 * MINUTE
 
 
 def test_accepted_maintenance_hides_the_fault_that_it_mends() -> None:
@@ -80,7 +84,10 @@ def test_classes_are_told_each_and_together_by_area() -> None:
     elsewhere = replace(LAMP, device_id=3, area="cell-2")
     tallies = tally(
         [LAMP, bin, elsewhere],
-        {1: every_ten_minutes(), 2: every_ten_minutes((0, HOUR)), 3: every_ten_minutes()},
+        {
+            number: runs(every_ten_minutes(*faulty), LAMP.max_silence_us)
+            for number, faulty in ((1, ()), (2, ((0, HOUR),)), (3, ()))
+        },
         DAY[1],
     )
     assert {key: (found.good, found.bad, found.subjects) for key, found in tallies.items()} == {
@@ -106,9 +113,9 @@ def test_classes_are_told_each_and_together_by_area() -> None:
 def test_the_verdict_never_leans_on_silence(faulty_h: int, silent_h: int, verdict: Verdict) -> None:
     whole = (0, 100 * HOUR)
     one = Subject(1, "gate", "cell-1", (whole,), (), whole, max_silence_us=HOUR)
-    readings = [Health(at * HOUR, at >= faulty_h) for at in range(100 - silent_h)]
+    readings = [(at * HOUR, at >= faulty_h) for at in range(100 - silent_h)]
 
-    found = tally([one], {1: readings}, whole[1])[Key(GOOD, "cell-1")]
+    found = tally([one], {1: runs(readings, one.max_silence_us)}, whole[1])[Key(GOOD, "cell-1")]
 
     (definition,) = INDICATORS
     rate = share(found, definition.target)

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.indicators import lighting
 from ingest.indicators import lighting_nights as nights
 from ingest.indicators.definition import Target
 from ingest.indicators.lighting_nights import Lamp, LampDay, LampNight, LampReading
 from ingest.indicators.rate import share
-from ingest.indicators.spans import Span
+from ingest.indicators.spans import Span, runs
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally
 
@@ -50,7 +51,25 @@ def lamp(
     life: str = "in_service",
 ) -> LampDay:
     subject = Subject(7, "lamp", AREA, tuple(in_service), tuple(maintenance), DAY, SILENCE)
-    return LampDay(subject, rated_power_w, tuple(due), readings, life=life)
+    return day_of(subject, readings, rated_power_w, due=due, life=life)
+
+
+def day_of(
+    subject: Subject,
+    readings: Sequence[LampReading],
+    rated_power_w: float | None,
+    *,
+    due: Sequence[Span] = (),
+    life: str = "in_service",
+) -> LampDay:
+    words = (
+        (one.at_us, lighting.is_lit(one.lit, one.power_w, rated_power_w))
+        for one in readings
+        if one.at_us < subject.whole[1]
+    )
+    light = runs(words, subject.max_silence_us)
+    used_wh = nights.energy_wh(readings, subject, rated_power_w)
+    return LampDay(subject, tuple(due), light, used_wh, life=life)
 
 
 def every(period: int, start: int, end: int, **says: object) -> list[LampReading]:
@@ -148,7 +167,7 @@ def test_a_night_from_its_readings() -> None:
         *every(10 * MINUTE, 12 * HOUR, 13 * HOUR, lit=False),
         *every(10 * MINUTE, 13 * HOUR, 24 * HOUR, lit=True),
     ]
-    found = nights.night_of_readings(lamp(readings, maintenance=[(18 * HOUR, 20 * HOUR)]))
+    found = nights.night_of(lamp(readings, maintenance=[(18 * HOUR, 20 * HOUR)]))
     assert found.due_us == 12 * HOUR
     # The last reading before the silence, of 21:50, holds for half an hour.
     assert found.lit_us == 4 * HOUR + 20 * MINUTE + 5 * HOUR
@@ -158,9 +177,9 @@ def test_a_night_from_its_readings() -> None:
 
 def test_a_running_night_counts_as_far_as_it_has_come() -> None:
     one = lamp(every(10 * MINUTE, 6 * HOUR, 24 * HOUR, lit=True))
-    at_eight = nights.night_of_readings(one, 8 * HOUR)
+    at_eight = nights.night_of(one, 8 * HOUR)
     assert (at_eight.due_us, at_eight.lit_us, at_eight.excluded) == (2 * HOUR, 2 * HOUR, {})
-    assert nights.tally_nights([nights.night_of_readings(one, 5 * HOUR)]) == {}
+    assert nights.tally_nights([nights.night_of(one, 5 * HOUR)]) == {}
     assert nights.tally_days([one], -1) == {}
 
 
@@ -171,7 +190,7 @@ def test_a_day_out_of_service_is_no_day_burner_and_not_cycling(life: str) -> Non
     tallies = nights.tally_days([one])
     assert told(tallies, "day-burners") == Tally(excluded={reason: 1})
     assert told(tallies, "lamps-cycling") == Tally(excluded={reason: 1})
-    assert nights.night_of_readings(one).excluded == {reason: 13 * HOUR}
+    assert nights.night_of(one).excluded == {reason: 13 * HOUR}
 
 
 # -- the installation rate ------------------------------------------------------------------------
@@ -327,7 +346,7 @@ def test_days_add_up_to_what_the_counter_ran(steps: list[int]) -> None:
     for start in range(0, len(steps) * 7 * HOUR, 24 * HOUR):
         whole = (start, start + 24 * HOUR)
         subject = Subject(7, "lamp", AREA, (whole,), (), whole, SILENCE)
-        days.append(LampDay(subject, 1_000.0, (), readings))
+        days.append(day_of(subject, readings, 1_000.0))
     assert told(nights.tally_days(days), "lamp-energy").good == total - steps[0]
 
 

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subjects: what of a day counts, what does not and why, and how far a running day has come."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from ingest.indicators.spans import runs
 from ingest.indicators.subject import Subject
 
 HOUR = 3_600 * 10**6
@@ -57,21 +60,26 @@ def test_of_a_day_that_is_yet_to_come_nothing_counts() -> None:
     assert (one.counted_us, *one.excluded.values()) == (0, 0, 0)
 
 
+def settled(words: Sequence[tuple[int, bool]]) -> tuple[int, int]:
+    one = subject()
+    return one.settle(runs(words, one.max_silence_us))
+
+
 def test_readings_settle_in_any_order_and_hold_as_long_as_silence_may_last() -> None:
     # Good from 1 to 1:30, bad to 2:30, then unknown; good again in the day's last half hour.
     readings = [(HOUR, True), (3 * HOUR // 2, False), (24 * HOUR - HOUR // 2, True)]
-    assert subject().settle(readings[::-1]) == (HOUR, HOUR)
+    assert settled(readings[::-1]) == (HOUR, HOUR)
 
 
 def test_silence_between_two_readings_that_agree_is_unknown() -> None:
-    assert subject().settle([(HOUR, True), (5 * HOUR, True)]) == (2 * HOUR, 0)
+    assert settled([(HOUR, True), (5 * HOUR, True)]) == (2 * HOUR, 0)
 
 
 def test_of_two_readings_at_one_instant_good_wins() -> None:
     readings = [(HOUR, True), (HOUR, False), (HOUR, True), (HOUR, False)]
-    assert subject().settle(readings) == (HOUR, 0)
+    assert settled(readings) == (HOUR, 0)
 
 
 def test_a_reading_before_the_day_holds_into_it() -> None:
-    assert subject().settle([(-HOUR // 2, True)]) == (HOUR // 2, 0)
-    assert subject().settle([(-HOUR, True)]) == (0, 0)
+    assert settled([(-HOUR // 2, True)]) == (HOUR // 2, 0)
+    assert settled([(-HOUR, True)]) == (0, 0)
