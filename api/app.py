@@ -29,6 +29,7 @@ from api import (
     indicators,
     live,
     problems,
+    registry,
     reports,
     stream,
 )
@@ -134,7 +135,7 @@ def create_app(
     app.around = Envelope.around(config, metrics)
     app.state.services = parts
     problems.install(app)
-    for module in (auth, areas, devices, alerts, incidents, indicators, reports, stream):
+    for module in (auth, areas, devices, alerts, incidents, indicators, registry, reports, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)
@@ -195,7 +196,9 @@ def _report(task: "asyncio.Task[None]", on_failure: Callable[[], None]) -> None:
 def _too_much(scope: Scope, headers: Headers) -> str | None:
     """Return the code of the limit that a request is over, None if it is within all."""
     length = headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > BODY_BYTES_MAX:
+    is_import = scope["path"] == f"{PREFIX}/registry/import"
+    length_max = registry.BODY_BYTES_MAX if is_import else BODY_BYTES_MAX
+    if length.isascii() and length.isdigit() and int(length[:20]) > length_max:
         return "body.too_large"
     if len(scope["raw_path"]) + len(scope["query_string"]) > ADDRESS_BYTES_MAX:
         return "address.too_long"

@@ -28,9 +28,10 @@ class Policy:
     """What a route asks of whoever calls it. Also checks the form that every request must have."""
 
     produces: str = "application/json"
+    consumes: str = "application/json"
 
     def check_form(self, request: Request) -> None:
-        """Refuse what no route takes: formats we do not give, bodies that are not JSON.
+        """Refuse what the route does not take: formats it does not give, other bodies than its own.
 
         Raises:
             Problem: ``not_acceptable`` or ``content_type.unsupported``.
@@ -40,8 +41,8 @@ class Policy:
         content_type = request.headers.get("content-type", "")
         if request.method not in SAFE_METHODS and content_type:
             media_type = content_type.partition(";")[0].strip().lower()
-            if media_type != "application/json":
-                raise Problem("content_type.unsupported")
+            if media_type != self.consumes:
+                raise Problem("content_type.unsupported", detail=self.consumes)
 
 
 class Public(Policy):
@@ -76,10 +77,16 @@ class FromAddress(Policy):
 class Allow(Policy):
     """People and services with one of these roles."""
 
-    def __init__(self, *roles: Role, produces: str = "application/json") -> None:
-        """Say which roles, and what the route gives."""
+    def __init__(
+        self,
+        *roles: Role,
+        produces: str = "application/json",
+        consumes: str = "application/json",
+    ) -> None:
+        """Say which roles, what the route gives and what it takes."""
         self.roles = frozenset(roles)
         self.produces = produces
+        self.consumes = consumes
 
     async def __call__(self, request: Request) -> Principal:
         """Return who asks.

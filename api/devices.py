@@ -2,7 +2,7 @@
 """Devices: listed, their latest state, and what they reported."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -51,6 +51,7 @@ class Device(Answer):
     name: str
     name_en: str | None
     life: Life
+    road: str | None
     state: DeviceState
     since: Instant | None
     at: Instant | None
@@ -60,12 +61,22 @@ class Device(Answer):
 
 
 class DeviceDetail(Device):
-    """A device with what the registry says of it; power and programme are those of lamps."""
+    """A device with what the registry says of it; power and programme are those of lamps.
+
+    ``programme`` is the one a lamp goes by: its own, or that of the nearest area which has one.
+    """
 
     in_service_from: Instant
     reporting_period_s: float
     rated_power_w: float | None
     programme: str | None
+    component_code: str | None
+    owner: str | None
+    maker: str | None
+    model: str | None
+    planned_on: date | None
+    installed_on: date | None
+    warranty_until: date | None
 
 
 class HistoryPage(Answer):
@@ -107,7 +118,7 @@ async def list_devices(
             await cursor.execute(
                 """
                 SELECT d.device, d.kind, d.gateway, d.area, d.community, d.name, d.name_en, d.life,
-                       d.state, d.since, d.at, d.received_at, d.fault, d.reading
+                       d.road, d.state, d.since, d.at, d.received_at, d.fault, d.reading
                 FROM device_view AS d
                 WHERE d.path <@ %(area)s::ltree
                   AND d.path <@ %(scope)s::ltree  -- invariant 9
@@ -211,8 +222,10 @@ async def _find(conn: Connection, scope: Scope, device: str) -> dict[str, Any]:
         await cursor.execute(
             """
             SELECT d.id, d.device, d.kind, d.gateway, d.area, d.community, d.name, d.name_en,
-                   d.life, d.state, d.since, d.at, d.received_at, d.fault, d.reading,
-                   d.in_service_from, d.reporting_period_s, d.rated_power_w, d.programme
+                   d.life, d.road, d.state, d.since, d.at, d.received_at, d.fault, d.reading,
+                   d.in_service_from, d.reporting_period_s, d.rated_power_w, d.programme,
+                   d.component_code, d.owner, d.maker, d.model, d.planned_on, d.installed_on,
+                   d.warranty_until
             FROM device_view AS d
             WHERE d.device = %(device)s
               AND d.path <@ %(scope)s::ltree  -- invariant 9

@@ -31,12 +31,18 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     "request.malformed": (400, "请求格式有误", "The request is malformed"),
     "body.missing": (400, "请求缺少正文", "The request has no body"),
     "body.not_json": (400, "请求正文不是有效的 JSON", "The body is not valid JSON"),
+    "body.not_multipart": (
+        400,
+        "请求正文须为含文件的 multipart/form-data",
+        "The body must be files as multipart/form-data",
+    ),
     "cursor.invalid": (400, "分页游标无效,请从第一页重新开始", "The cursor is not valid here"),
     "if_match.invalid": (400, "If-Match 须为版本号", "If-Match must be a version number"),
     "session.required": (401, "请先登录", "Log in first"),
     "credentials.invalid": (401, "用户名或密码错误", "User name or password is wrong"),
     "csrf": (403, "请求来自其他网站,已拒绝", "Refused: the request comes from another site"),
     "role.forbidden": (403, "您的角色无权执行此操作", "Your role does not allow this"),
+    "area.forbidden": (403, "仅限负责全部区域的管理员", "Only for an admin of all areas"),
     "address.forbidden": (403, "此地址不可访问", "Not allowed from this address"),
     "not_found": (404, "未找到", "Not found"),
     "method.not_allowed": (405, "不支持该请求方法", "The method is not allowed here"),
@@ -46,9 +52,15 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     "incident.unchanged": (409, "案件记录没有变化", "Nothing about the incident would change"),
     "alert.changed": (412, "该告警已被他人更改", "The alert was changed by someone else"),
     "incident.changed": (412, "该案件已被他人更改", "The incident was changed by someone else"),
+    "files.too_many": (413, "文件过多", "There are too many files"),
     "body.too_large": (413, "请求正文过大", "The body is too large"),
     "address.too_long": (414, "请求地址过长", "The address is too long"),
-    "content_type.unsupported": (415, "正文须为 application/json", "The body must be JSON"),
+    "content_type.unsupported": (415, "正文格式不符合要求", "The body has another format"),
+    "registry.refused": (
+        422,
+        "登记文件有误,未作任何更改",
+        "The registry files have mistakes; nothing was changed",
+    ),
     "request.invalid": (422, "请求参数不符合要求", "The request does not fit"),
     "if_match.missing": (
         428,
@@ -105,6 +117,7 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "alert.unknown": ("没有这样的告警", "is not an alert you can see"),
     "range.reversed": ("结束须晚于开始", "must end after it begins"),
     "range.too_long": ("最长 {max_days} 天", "must not exceed {max_days} days"),
+    "registry.rule": ("{rule}", "{rule}"),
     "request.malformed": ("格式有误", "is malformed"),
 }
 

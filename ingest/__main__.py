@@ -23,12 +23,14 @@ from ingest import pki
 from ingest.config import Config, load
 from ingest.daily import verify
 from ingest.errors import ConfigError, OperatorError, PkiError, Unavailable
+from ingest.gateways import add_gateway
 from ingest.incidents import NOTE_MAX, REASON_MAX, Refused, Unchanged
 from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.definition import Language
 from ingest.indicators.security import CATEGORIES, DISPOSITIONS
+from ingest.maintenance import add_maintenance
 from ingest.migrate import check_schema, migrate
-from ingest.registry import NAMES, add_gateway, add_maintenance, export_files, import_files
+from ingest.registry import NAMES, export_files, import_files
 from ingest.registry_files import Format
 from ingest.registry_tables import parse_instant
 from ingest.reports.content import Report

@@ -12,6 +12,7 @@ IngestError
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -48,8 +49,43 @@ class ConfigError(OperatorError):
     """A setting or an argument is wrong."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong in a registry file.
+
+    Attributes:
+        rule: What was expected.
+        place: Where people look for it: ``devices.csv:17``, ``city.xlsx: device!D17``, or what is
+            registered already and no longer fits.
+        file: Its name; empty where it is not about a file.
+        row: Its number, the header's is 1; None where it is not about a row.
+        column: Its name in the header; empty where it is not about one.
+        value: The cell as it stands there.
+    """
+
+    rule: str
+    place: str = ""
+    file: str = ""
+    row: int | None = None
+    column: str = ""
+    value: str | None = None
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f"value {self.value!r}"
+        return ": ".join(part for part in (self.place, self.column, value, self.rule) if part)
+
+
 class RegistryError(OperatorError):
-    """A registry file or a registry order is wrong; nothing of it was applied."""
+    """A registry file or a registry order is wrong; nothing of it was applied.
+
+    Attributes:
+        mistakes: What is wrong in files, piece by piece; the problems say the same in lines.
+    """
+
+    def __init__(self, problems: str | Sequence[str], mistakes: Sequence[Mistake] = ()) -> None:
+        """Take one problem or all of them."""
+        super().__init__(problems)
+        self.mistakes = tuple(mistakes)
 
 
 class PkiError(OperatorError):

@@ -28,14 +28,17 @@ def read(paths: Sequence[Path], problems: Problems) -> Files:
     """Return what CSV files say; what is wrong goes to ``problems``."""
     files = Files()
     for path in paths:
-        read_file(path, files, problems)
+        read_file(path, str(path), files, problems)
     return files
 
 
-def read_file(path: Path, files: Files, problems: Problems) -> None:
-    """Add what one file says; a file that cannot be read to its end leaves ``files`` not whole."""
-    text = _decode(path, problems)
-    if text is None or not _read_text(path, text, files, problems):
+def read_file(path: Path, name: str, files: Files, problems: Problems) -> None:
+    """Add what one file says; a file that cannot be read to its end leaves ``files`` not whole.
+
+    Problems call it by ``name``.
+    """
+    text = _decode(path, name, problems)
+    if text is None or not _read_text(name, text, files, problems):
         files.whole = False
 
 
@@ -47,11 +50,11 @@ def write(path: Path, table: Table, rows: Iterable[Sequence[str]]) -> None:
         writer.writerows(rows)
 
 
-def _decode(file: Path, problems: Problems) -> str | None:
+def _decode(file: Path, name: str, problems: Problems) -> str | None:
     try:
         content = file.read_bytes()
     except OSError as error:
-        problems.add(str(file), f"cannot read: {error.strerror}")
+        problems.add(Where(name), f"cannot read: {error.strerror}")
         return None
     try:
         return content.decode("utf-8-sig")
@@ -62,7 +65,7 @@ def _decode(file: Path, problems: Problems) -> str | None:
             looks = ", it is UTF-16"
         elif _decodes(content, "gb18030"):
             looks = ", it looks like GB18030"
-        problems.add(f"{file}:{line}", f"is not UTF-8{looks}: save it as CSV UTF-8")
+        problems.add(Where(name, line), f"is not UTF-8{looks}: save it as CSV UTF-8")
         return None
 
 
@@ -74,22 +77,21 @@ def _decodes(content: bytes, encoding: str) -> bool:
     return True
 
 
-def _read_text(file: Path, text: str, files: Files, problems: Problems) -> bool:
+def _read_text(name: str, text: str, files: Files, problems: Problems) -> bool:
     """Read one file; False where it could not be read to its end."""
     header_text = text.partition("\n")[0]
     delimiter = ";" if header_text.count(";") > header_text.count(",") else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    before = f"{file}:"
     try:
         names = [cell.strip().lower() for cell in next(reader, list[str]())]
-        header = read_header(Where(before, 1), names, problems)
+        header = read_header(Where(name, 1), names, problems)
         if header is None:
             return False
         line = reader.line_num + 1
         for cells in reader:
-            where, line = Where(before, line), reader.line_num + 1
+            where, line = Where(name, line), reader.line_num + 1
             take_row(where, cells, header, files, problems)
     except csv.Error as error:
-        problems.add(f"{before}{reader.line_num}", f"not CSV: {error}")
+        problems.add(Where(name, reader.line_num), f"not CSV: {error}")
         return False
     return True

@@ -23,17 +23,22 @@ class Format(StrEnum):
     XLSX = "xlsx"
 
 
-def read(paths: Sequence[Path], problems: Problems) -> Files:
-    """Return what the files say, rows of one about rows of another; problems are noted."""
+def read(paths: Mapping[Path, str], problems: Problems) -> Files:
+    """Return what the files say, rows of one about rows of another; problems are noted.
+
+    Args:
+        paths: The files, with what people call each.
+        problems: Receives what is wrong.
+    """
     files = Files()
-    for path in paths:
-        if _is_workbook(path):
+    for path, name in paths.items():
+        if _is_workbook(path, name):
             # Imported here: it costs a second, and every command and service comes by.
             from ingest import registry_xlsx
 
-            registry_xlsx.read_file(path, files, problems)
+            registry_xlsx.read_file(path, name, files, problems)
         else:
-            registry_csv.read_file(path, files, problems)
+            registry_csv.read_file(path, name, files, problems)
     return files
 
 
@@ -60,14 +65,14 @@ def write(
         raise RegistryError(f"{error.filename or folder}: cannot write: {error.strerror}") from None
 
 
-def _is_workbook(path: Path) -> bool:
+def _is_workbook(path: Path, name: str) -> bool:
     """Whether a file is, or claims to be, a workbook of any age."""
     try:
         with path.open("rb") as stream:
             begin = stream.read(8)
     except OSError:
         return False  # for whoever reads it as CSV to tell
-    return begin.startswith(_BEGINNINGS) or path.suffix.lower() in _SUFFIXES
+    return begin.startswith(_BEGINNINGS) or name.lower().endswith(_SUFFIXES)
 
 
 def _text(value: object) -> str:

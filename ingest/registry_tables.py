@@ -14,11 +14,14 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from edge_agent.kinds.base import GATEWAY_PATTERN, ID_PATTERN, YEAR_MAX, YEAR_MIN
+from ingest.errors import Mistake, RegistryError
 from ingest.indicators.lighting import parse_programme
 from ingest.kinds import KINDS
 
 LEVELS: Final = ("city", "district", "street", "community", "cell")
 LIVES: Final = ("planned", "installed", "in_service", "maintenance", "retired")
+# What a lamp goes by where neither it nor any area around it has a programme.
+DEFAULT_PROGRAMME: Final = "sun"
 TEXT_LENGTH_MAX: Final = 200
 # A file of a million wrong rows shall not be answered with a million lines.
 PROBLEMS_MAX: Final = 1_000
@@ -34,45 +37,57 @@ class Where:
     """A row of a file, ``devices.csv:17``, or of a workbook, ``city.xlsx: device!17``.
 
     Attributes:
+        number: 0 where it is the file as a whole.
+        sheet: Of a workbook; empty in CSV.
         letters: In workbooks each column's letter, so that a cell is named ``device!D17``.
     """
 
-    before: str
-    number: int
+    file: str
+    number: int = 0
+    sheet: str = ""
     letters: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __str__(self) -> str:
-        return f"{self.before}{self.number}"
+        return self.cell("")
 
     def cell(self, column: str) -> str:
         """Return the place of one cell; in CSV it is the row's."""
-        return f"{self.before}{self.letters.get(column, '')}{self.number}"
+        if not self.number:
+            return self.file
+        before = f"{self.file}: {self.sheet}!" if self.sheet else f"{self.file}:"
+        return f"{before}{self.letters.get(column, '')}{self.number}"
 
 
 @dataclass(slots=True)
 class Problems:
-    """What is wrong, in the order of finding: each with file, line, column, value."""
+    """What is wrong, in the order of finding."""
 
-    lines: list[str] = field(default_factory=list[str])
+    mistakes: list[Mistake] = field(default_factory=list[Mistake])
     more: int = 0
 
     def add(
-        self, where: str | Where, expected: str, *, column: str = "", value: str | None = None
+        self, where: str | Where, rule: str, *, column: str = "", value: str | None = None
     ) -> None:
-        """Note one. ``where`` is a row, or what stands in for it."""
-        if len(self.lines) >= PROBLEMS_MAX:
+        """Note one. ``where`` is a row, or says what stands in for it."""
+        if len(self.mistakes) >= PROBLEMS_MAX:
             self.more += 1
-            return
-        place = where if isinstance(where, str) else where.cell(column)
-        parts = [place, column, "" if value is None else f"value {value!r}", expected]
-        self.lines.append(": ".join(part for part in parts if part))
+        elif isinstance(where, str):
+            self.mistakes.append(Mistake(rule, where, column=column, value=value))
+        else:
+            place, row = where.cell(column), where.number or None
+            self.mistakes.append(Mistake(rule, place, where.file, row, column, value))
 
     def all(self) -> list[str]:
         """Return every line, and a last one for those that were only counted."""
-        return [*self.lines, f"and {self.more} more"] if self.more else self.lines
+        lines = list(map(str, self.mistakes))
+        return [*lines, f"and {self.more} more"] if self.more else lines
+
+    def error(self) -> RegistryError:
+        """Return what to raise."""
+        return RegistryError(self.all(), self.mistakes)
 
     def __len__(self) -> int:
-        return len(self.lines) + self.more
+        return len(self.mistakes) + self.more
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +253,9 @@ def _programme(text: str) -> str:
     try:
         parse_programme(text)
     except ValueError:
-        raise ValueError("expected sun, sun+15-10, always or 18:00-06:00") from None
+        raise ValueError(
+            "expected sun, sun+15-10, always or 18:00-06:00, with levels sun@100,23:00@50"
+        ) from None
     return text
 
 
@@ -263,6 +280,8 @@ AREAS: Final = Table(
         Column("longitude", _number(-180, 180), "float8"),
         Column("households", _households, "int4"),
         Column("residents", _residents, "int4"),
+        # What lamps below go by that have none of their own; the nearest area's holds.
+        Column("programme", _programme, "text"),
     ),
 )
 GATEWAYS: Final = Table(
@@ -290,7 +309,7 @@ DEVICES: Final = Table(
         Column("in_service_from", parse_instant, "timestamptz", keep=True),  # new and empty: now
         Column("reporting_period_s", _number(0, 86_400, above=True), "float8", default=600.0),
         Column("rated_power_w", _number(0, 5_000, above=True), "float8"),
-        Column("programme", _programme, "text", default="sun"),
+        Column("programme", _programme, "text"),
         # The facility register: for people, none of it decides what is counted but the road.
         Column("component_code", _matching(r"^[0-9A-Za-z][0-9A-Za-z./_-]{0,63}$"), "text"),
         Column("owner", _text, "text"),

@@ -83,19 +83,22 @@ class _Book(Protocol):
     def close(self) -> None: ...
 
 
-def read_file(path: Path, files: Files, problems: Problems) -> None:
-    """Add what the sheets say; a workbook not read to its end leaves ``files`` not whole."""
+def read_file(path: Path, name: str, files: Files, problems: Problems) -> None:
+    """Add what the sheets say; a workbook not read to its end leaves ``files`` not whole.
+
+    Problems call it by ``name``.
+    """
     try:
         merged = _inspect(path)
         # By its content, not by its name: the library would go by that.
         with path.open("rb") as stream, closing(_open(stream)) as book:
             for sheet in book.worksheets:
-                _read_sheet(path, sheet, merged.get(sheet.title, ()), files, problems)
+                _read_sheet(name, sheet, merged.get(sheet.title, ()), files, problems)
     except OSError as error:
-        problems.add(str(path), f"cannot read: {error.strerror}")
+        problems.add(Where(name), f"cannot read: {error.strerror}")
         files.whole = False
     except _Refused as refused:
-        problems.add(str(path), str(refused))
+        problems.add(Where(name), str(refused))
         files.whole = False
 
 
@@ -254,26 +257,26 @@ def _open(stream: BinaryIO) -> _Book:
 
 
 def _read_sheet(
-    path: Path, sheet: _Sheet, merged: Sequence[str], files: Files, problems: Problems
+    name: str, sheet: _Sheet, merged: Sequence[str], files: Files, problems: Problems
 ) -> None:
-    before = f"{path}: {sheet.title}!"
     rows = _rows(sheet)
     first = next(rows, None)
     if first is None:
         return  # an empty sheet says nothing
-    header = _read_header(before, sheet.title, first, problems)
+    header = _read_header(name, sheet.title, first, problems)
     if header is None:
         files.whole = False
         return
     if merged:
-        problems.add(f"{before}{merged[0]}", "merged cells: take them apart")
+        rule = f"merged cells {merged[0]}: take them apart"
+        problems.add(Where(name, _first_row(merged[0]), sheet.title), rule)
         files.whole = False
     letters = {
         column.name: get_column_letter(number)
         for number, column in enumerate(header.columns, start=1)
     }
     for count, (number, cells) in enumerate(rows, start=1):
-        where = Where(before, number, letters)
+        where = Where(name, number, sheet.title, letters)
         if count > ROWS_MAX:
             problems.add(where, f"more than {ROWS_MAX} rows: use CSV")
             files.whole = False
@@ -316,11 +319,17 @@ def _rows(sheet: _Sheet) -> Generator[tuple[int, Sequence[_CellRead]]]:
             yield number, cells
 
 
+def _first_row(cells: str) -> int:
+    """Return the number of the first row of merged cells such as ``B3:C4``; 1 of odd ones."""
+    match = re.search(r"\d{1,7}", cells)
+    return 1 if match is None else int(match[0])
+
+
 def _read_header(
-    before: str, title: str, first: tuple[int, Sequence[_CellRead]], problems: Problems
+    name: str, title: str, first: tuple[int, Sequence[_CellRead]], problems: Problems
 ) -> Header | None:
     number, cells = first
-    where = Where(before, 1)
+    where = Where(name, 1, title)
     if number != 1:
         problems.add(where, "the first row is empty: put the header there")
         return None

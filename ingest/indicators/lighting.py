@@ -79,9 +79,9 @@ class ClockProgramme:
 
 
 Programme = SunProgramme | ClockProgramme
-_SUN = re.compile(r"sun(?:\+(\d{1,3})-(\d{1,3}))?")
-_CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
-_DIMMING = re.compile(r"(?:([01]\d|2[0-3]):([0-5]\d))?@([1-9]\d{1,2})")
+_SUN = re.compile(r"sun(?:\+(\d{1,3})-(\d{1,3}))?", re.ASCII)
+_CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
+_DIMMING = re.compile(r"(?:([01]\d|2[0-3]):([0-5]\d))?@([1-9]\d{1,2})", re.ASCII)
 
 
 @lru_cache(maxsize=1_000)

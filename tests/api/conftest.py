@@ -279,6 +279,17 @@ def _community(conn: psycopg.Connection, community: str, now: datetime) -> None:
             ),
         ).fetchone()
         assert row is not None
+        if name == "lamp-001":
+            conn.execute(
+                """
+                UPDATE device
+                SET component_code = '0312-000123', owner = '街道办', maker = 'ACME',
+                    model = 'L60', planned_on = '2024-11-01', installed_on = '2025-02-03',
+                    road = '东路'
+                WHERE id = %s
+                """,
+                (row[0],),
+            )
         if reading is None:
             continue
         at = now - timedelta(minutes=1)

@@ -78,6 +78,9 @@ UNSCOPED = {
     "listAreas",
     "logIn",
     "logOut",
+    # The whole tree or the caller's own part of it: tests/api/test_registry.py.
+    "exportRegistry",
+    "importRegistry",
     # Streams have tests of their own, over a socket.
     "watchArea",
     # Anybody, or an address.

@@ -83,6 +83,7 @@ async def test_device_shows_registry_and_latest_reading(city: Api) -> None:
         "name": "lamp 号 001",
         "name_en": "Lamp 001",
         "life": "in_service",
+        "road": "东路",
         "state": "normal",
         "since": "2026-11-21T01:00:00.000Z",
         "at": "2026-11-21T01:59:00.000Z",
@@ -93,6 +94,13 @@ async def test_device_shows_registry_and_latest_reading(city: Api) -> None:
         "reporting_period_s": 600.0,
         "rated_power_w": 42.0,
         "programme": "sun",
+        "component_code": "0312-000123",
+        "owner": "街道办",
+        "maker": "ACME",
+        "model": "L60",
+        "planned_on": "2024-11-01",
+        "installed_on": "2025-02-03",
+        "warranty_until": None,
     }
     unseen = (await city.client("wang").get(f"{DEVICES}/c01-alarm-001")).json()
     assert (unseen["state"], unseen["at"], unseen["values"]) == ("unknown", None, {})

@@ -13,6 +13,7 @@ from tests.api.conftest import Api
 OPERATIONS = {
     "acknowledgeAlert": ("post", "/api/v1/alerts/{alert}/acknowledge"),
     "changeIncident": ("patch", "/api/v1/incidents/{incident}"),
+    "exportRegistry": ("get", "/api/v1/registry/export.{form}"),
     "getAlert": ("get", "/api/v1/alerts/{alert}"),
     "getAreaOverview": ("get", "/api/v1/areas/{area}/overview"),
     "getCatalogue": ("get", "/api/v1/indicators"),
@@ -28,6 +29,7 @@ OPERATIONS = {
     "getReport": ("get", "/api/v1/areas/{area}/reports/{file}"),
     "getRevisions": ("get", "/api/v1/areas/{area}/indicators/{indicator_id}/revisions"),
     "getSession": ("get", "/api/v1/session"),
+    "importRegistry": ("post", "/api/v1/registry/import"),
     "listAlerts": ("get", "/api/v1/alerts"),
     "listAreas": ("get", "/api/v1/areas"),
     "listDevices": ("get", "/api/v1/devices"),

@@ -329,6 +329,39 @@ def test_b47_population_that_cannot_be_is_named(
     assert conn.execute("SELECT count(*) FROM area_population").fetchone() == (0,)
 
 
+@pytest.mark.parametrize(
+    "programme",
+    [
+        pytest.param("sun+720-720", id="never-lights"),
+        pytest.param("sun+999-999", id="never-lights-by-far"),
+        pytest.param("sun-15+10", id="offsets-swapped"),
+        pytest.param("sun+1e3-0", id="exponent"),
+        pytest.param("sun+１５-10", id="wide-digits"),
+        pytest.param("24:00-06:00", id="hour-24"),
+        pytest.param("18:00-06:60", id="minute-60"),
+        pytest.param("18:00–06:00", id="dash-of-another-kind"),
+        pytest.param("sun@0", id="level-0"),
+        pytest.param("sun@101", id="level-101"),
+        pytest.param("sun@-50", id="level-negative"),
+        pytest.param('"sun@100,25:00@50"', id="level-at-hour-25"),
+        pytest.param('"sun@100,23:00@50,23:00@60"', id="two-levels-at-once"),
+        pytest.param(f'"sun@100{",23:00@50" * 9_000}"', id="levels-without-end"),
+        pytest.param("always" * 20_000, id="endless"),
+    ],
+)
+def test_b47_programme_of_an_area_that_cannot_be_is_named(
+    conn: psycopg.Connection, tmp_path: Path, programme: str
+) -> None:
+    file = tmp_path / "areas.csv"
+    header, *rows = _AREAS.splitlines()
+    file.write_text("\n".join([f"{header},programme", f"{rows[0]},", f"{rows[1]},{programme}"]))
+    with pytest.raises(RegistryError) as caught:
+        import_files(conn, [file])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{file}:3: programme: value ")
+    assert conn.execute("SELECT count(*) FROM area").fetchone() == (0,)
+
+
 @pytest.mark.parametrize("name", ["areas.xlsx", "areas.xls", "areas.xlsm"])
 @pytest.mark.parametrize(
     "content",

@@ -21,6 +21,7 @@ from tests.ingest.test_registry import AREAS, DEVICES, GATEWAYS, add_nights, wri
 from tests.services import until
 
 COMMAND = (sys.executable, "-m", "ingest")
+REVISION = "SELECT registry_revision FROM installation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,49 @@ def test_import_names_every_mistake(installation: Installation) -> None:
         "areas.csv:3: households: value 'many': expected a whole number from 0 to 2147483647",
         "areas.csv:5: time_zone: value 'Mars': expected an IANA time zone, such as Asia/Shanghai",
     ]
+
+
+def test_import_names_what_cannot_be_and_applies_nothing(registered: Installation) -> None:
+    """What would make numbers wrong for good, each in a file of its own, beside good ones."""
+    write(
+        registered.folder,
+        {
+            "good": "gateway,community,name\ngw-c01-a,c01,新名\n",
+            "overlap": "area,from,to,residents\nc02,2026-01-01,2026-07-01,9\nc02,2026-06-01,,9\n",
+            "nobody": "area,from,residents\nc01,2026-01-01,0\n",
+            "dark": "area,parent,level,name,programme\nc02,city,community,二社区,sun+720-720\n",
+            "lamp": "device,kind,gateway,area,programme\n"
+            "c01-lamp-001,lamp,gw-c01-a,c01,sun+720-720\n",
+            "power": "device,kind,gateway,area,rated_power_w\nc01-lamp-002,lamp,gw-c01-a,c01,-60\n",
+            "circle": "area,parent,level,name\nd1,d1,district,一区\n",
+        },
+    )
+    with psycopg.connect(registered.dsn) as conn:
+        before = conn.execute(REVISION).fetchone()
+    names = ("good", "overlap", "nobody", "dark", "lamp", "power")
+    told = [
+        "nobody.csv:2: residents: value '0': expected a whole number from 1 to 2147483647",
+        "power.csv:2: rated_power_w: value '-60': expected a number above 0 and at most 5000",
+        "dark.csv:2: programme: value 'sun+720-720': never lights: no night at community 'c02' is"
+        " long enough",
+        "lamp.csv:2: programme: value 'sun+720-720': never lights: no night at community 'c01' is"
+        " long enough",
+        "overlap.csv:3: from: value '2026-06-01': overlaps the figure from 2026-01-01 to"
+        " 2026-07-01",
+    ]
+    for arguments in ([], ["--dry-run"]):
+        done = registered.run("registry", "import", *(f"{name}.csv" for name in names), *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.splitlines() == told
+    done = registered.run("registry", "import", "good.csv", "circle.csv")
+    assert done.returncode == 2
+    told = "circle.csv:2: parent: value 'd1': the areas form a circle: d1 > d1"
+    assert done.stderr.splitlines()[0] == told
+    with psycopg.connect(registered.dsn) as conn:
+        assert conn.execute("SELECT name FROM gateway WHERE gateway = 'gw-c01-a'").fetchone() == (
+            "东门",
+        )
+        assert conn.execute(REVISION).fetchone() == before
 
 
 def test_pki_is_made_once(installation: Installation) -> None:

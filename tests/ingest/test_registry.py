@@ -16,7 +16,9 @@ import pytest
 from edge_agent.config import load as load_agent_config
 from ingest import pki
 from ingest.errors import PkiError, RegistryError
-from ingest.registry import add_gateway, add_maintenance, import_files
+from ingest.gateways import add_gateway
+from ingest.maintenance import add_maintenance
+from ingest.registry import import_files
 from ingest.registry_tables import TABLES
 
 AREAS = """\
@@ -553,7 +555,7 @@ class TestRefusal:
                 "sun+15-10",
                 "sundown",
                 "devices.csv:2: programme: value 'sundown':"
-                " expected sun, sun+15-10, always or 18:00-06:00",
+                " expected sun, sun+15-10, always or 18:00-06:00, with levels sun@100,23:00@50",
                 id="programme",
             ),
             pytest.param(
@@ -702,6 +704,83 @@ class TestRefusal:
         ]
         contents["devices"] = DEVICES.replace("sun+15-10", "18:00-06:00")
         import_files(conn, write(tmp_path, contents))
+
+    @pytest.mark.parametrize(
+        ("areas", "expected"),
+        [
+            pytest.param(
+                "city,,city,示范市,sun+720-720\n",
+                "areas.csv:2: programme: value 'sun+720-720': never lights: no night at city"
+                " 'city' is long enough",
+                id="never-lights-in-the-city",
+            ),
+            pytest.param(
+                "c01,city,community,一社区,sun+720-720\n",
+                "areas.csv:2: programme: value 'sun+720-720': never lights: no night at community"
+                " 'c01' is long enough",
+                id="never-lights-in-the-community",
+            ),
+            pytest.param(
+                "c01-g01,c01,cell,一社区一格,sun+720-720\n",
+                "areas.csv:2: programme: value 'sun+720-720': never lights: no night at community"
+                " 'c01' is long enough",
+                id="never-lights-in-the-cell",
+            ),
+            pytest.param(
+                "c01-g01,c01,cell,一社区一格,dusk\n",
+                "areas.csv:2: programme: value 'dusk': expected sun, sun+15-10, always or"
+                " 18:00-06:00, with levels sun@100,23:00@50",
+                id="none",
+            ),
+            pytest.param(
+                "c03,city,community,三社区,always\nc03-g01,c03,cell,格,sun@5\n",
+                "areas.csv:3: programme: value 'sun@5': expected sun, sun+15-10, always or"
+                " 18:00-06:00, with levels sun@100,23:00@50",
+                id="level",
+            ),
+        ],
+    )
+    def test_a_mistake_in_an_areas_programme_is_named(
+        self, registered: psycopg.Connection, tmp_path: Path, areas: str, expected: str
+    ) -> None:
+        text = f"area,parent,level,name,programme\n{areas}"
+        assert refusal(registered, tmp_path, {"areas": text}) == [expected]
+
+    def test_an_areas_programme_is_blamed_once_for_all_its_lamps(
+        self, conn: psycopg.Connection, tmp_path: Path
+    ) -> None:
+        areas = AREAS.replace("31.2,121.4", ",").replace("residents\n", "residents,programme\n")
+        contents = {
+            "areas": areas.replace(",,,,\nc01,", ",,,,,sun+15-10\nc01,", 1)
+            .replace(",3000\n", ",3000,\n")
+            .replace("一格,,,,,,\n", "一格,,,,,,,\n")
+            .replace("87.6,,\n", "87.6,,,\n"),
+            "gateways": GATEWAYS,
+            "devices": "device,kind,gateway,area\n"
+            + "".join(f"c01-lamp-{number},lamp,gw-c01-a,c01\n" for number in range(3)),
+        }
+        assert refusal(conn, tmp_path, contents) == [
+            "areas.csv:2: programme: value 'sun+15-10': follows the sun,"
+            " but community 'c01' has no latitude and longitude"
+        ]
+        # Whom it is not lent, it does not trouble.
+        contents["devices"] = "device,kind,gateway,area,programme\nl,lamp,gw-c01-a,c01,always\n"
+        import_files(conn, write(tmp_path, contents))
+
+    def test_a_registered_areas_programme_blames_the_lamp_that_comes_to_it(
+        self, registered: psycopg.Connection, tmp_path: Path
+    ) -> None:
+        text = (
+            "area,parent,level,name,programme\n"
+            "d3,,district,三区,sun+15-10\nc03,d3,community,三社区,\n"
+        )
+        gateway = "gateway,community\ngw-c03-a,c03\n"
+        import_files(registered, write(tmp_path, {"a": text, "g": gateway}))
+        lamp = "device,kind,gateway,area,programme\nc03-lamp-1,lamp,gw-c03-a,c03,\n"
+        assert refusal(registered, tmp_path, {"d": lamp}) == [
+            "d.csv:2: programme: value '': follows the sun,"
+            " but community 'c03' has no latitude and longitude"
+        ]
 
     def test_what_is_registered_must_still_fit(
         self, registered: psycopg.Connection, tmp_path: Path

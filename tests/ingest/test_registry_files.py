@@ -199,7 +199,8 @@ def test_any_value_survives_export_and_import(
         UPDATE device
         SET name = %s, name_en = %s, owner = %s, maker = %s, model = %s, road = %s,
             planned_on = %s, warranty_until = %s, rated_power_w = %s, reporting_period_s = %s,
-            in_service_from = %s, component_code = %s, programme = 'always'
+            in_service_from = %s, component_code = %s, programme = 'always',
+            own_programme = 'always'
         WHERE kind = 'lamp'
         """,
         (name, *texts, *days, rated, period, from_us(SINCE_US + since_us), code),
@@ -371,7 +372,7 @@ class TestWorkbook:
         book = load_workbook(file)
         book["area"].merge_cells("E4:F5")
         book.save(file)
-        assert refusal(conn, file)[0] == "city.xlsx: area!E4:F5: merged cells: take them apart"
+        assert refusal(conn, file)[0] == "city.xlsx: area!4: merged cells E4:F5: take them apart"
 
     def test_a_dry_run_names_the_cell_of_each_change(
         self, registered: psycopg.Connection, tmp_path: Path
@@ -560,7 +561,7 @@ def test_too_many_rows_and_cells_are_refused(
         with monkeypatch.context() as patched:
             patched.setattr(registry_xlsx, limit, 3)
             problems = Problems()
-            files = read([file], problems)
+            files = read({file: str(file)}, problems)
             assert problems.all() == [expected]
             assert not files.whole
 
@@ -600,6 +601,6 @@ def test_a_damaged_workbook_is_read_or_named(tmp_path: Path, data: st.DataObject
     problems, files = Problems(), Files()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        registry_xlsx.read_file(file, files, problems)
+        registry_xlsx.read_file(file, "city.xlsx", files, problems)
     assert files.whole or problems.all()
     assert set(files.rows) == {table.name for table in TABLES}

@@ -2,7 +2,7 @@
 """What is registered is remembered: a day or a night is counted by what held then."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -13,7 +13,15 @@ from ingest.indicators.spans import from_us, to_us
 from ingest.migrate import migrate
 from ingest.registry import import_files
 from ingest.store.devices import Device, load_registry
-from tests.ingest.test_registry import AREAS, DEVICES, GATEWAYS, one, write
+from tests.ingest.test_registry import (
+    AREAS,
+    DEVICES,
+    GATEWAYS,
+    add_nights,
+    dirty,
+    one,
+    write,
+)
 
 LAMP = "c01-lamp-001"
 BEGINNING = to_us(datetime(1980, 1, 1, tzinfo=UTC))
@@ -150,6 +158,91 @@ def test_place_and_programme_may_change_by_turns(register: Registering) -> None:
     assert found[-1] is device
 
 
+AREA_PROGRAMMES = "area,parent,level,name,programme\n"
+
+
+def test_the_nearest_areas_programme_holds_and_a_lamps_own_before_it(
+    register: Registering,
+) -> None:
+    lamp = "device,kind,gateway,area,programme\n{},lamp,gw-c01-a,c01-g01,{}\n"
+    other = "c01-lamp-002"
+    register({"new": lamp.format(other, "")})
+    found = [register.device(other)]
+    for area in ("city,,city,示范市,18:00-06:00", "c01,city,community,一社区,always",
+                 "c01-g01,c01,cell,一社区一格,sun+5-5", "c01-g01,c01,cell,一社区一格,",
+                 "c01,city,community,一社区,", "city,,city,示范市,"):  # fmt: skip
+        register({"new": f"{AREA_PROGRAMMES}{area}\n"})
+        found.append(register.device(other))
+    register({"new": lamp.format(other, "12:00-13:00")})
+    found.append(register.device(other))
+    texts = ("sun", "18:00-06:00", "always", "sun+5-5", "always", "18:00-06:00", "sun",
+             "12:00-13:00")  # fmt: skip
+    assert [device.programme for device in found] == [parse_programme(text) for text in texts]
+    # Each held from its import on, and is remembered.
+    device = register.device(other)
+    assert [device.at(instant).programme for instant in register.instants[1:]] == [
+        parse_programme(text) for text in texts
+    ]
+    # A lamp's own stays its own all the while; what gives no light has none.
+    assert register.device().programme == parse_programme("sun+15-10")
+    assert register.versions() == 1
+    assert register.versions("c01-bin-001") == 1
+
+
+def test_a_lamp_that_moves_goes_by_the_programme_of_where_it_stands(
+    register: Registering,
+) -> None:
+    register(with_columns(programme=""))
+    register({"new": f"{AREA_PROGRAMMES}c01-g01,c01,cell,一社区一格,always\n"})
+    assert register.device().programme == parse_programme("always")
+    register(with_columns(area="c01"))
+    assert register.device().programme == parse_programme("sun")
+    register({"new": "area,parent,level,name,programme\nd1,city,district,一区,always\n"})
+    register({"new": "area,parent,level,name\nc01,d1,community,一社区\n"})
+    device = register.device()
+    assert device.programme == parse_programme("always")
+    assert device.at(register.instants[-2]).programme == parse_programme("sun")
+
+
+def test_an_areas_programme_has_the_running_night_of_its_lamps_counted_again(
+    register: Registering, conn: psycopg.Connection
+) -> None:
+    today = datetime.now(UTC).date()
+    register(with_columns(programme=""))
+    add_nights(conn, LAMP, today - timedelta(days=3), 5)
+    register({"new": f"{AREA_PROGRAMMES}city,,city,示范市,always\n"})
+    marked = dirty(conn)
+    assert 2 <= len(marked) <= 3
+    assert marked[-1] == today + timedelta(days=1)
+
+
+def test_programmes_of_before_areas_had_any_stay_as_they_were(
+    database: str, tmp_path: Path
+) -> None:
+    """The default that nobody chose gives way to an area's; what a lamp was given does not."""
+    take_back(database, tmp_path, 6)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(
+            """
+            INSERT INTO area (area, path, level, name, latitude, longitude)
+            VALUES ('c01', 'c01', 'community', '一社区', 31.2, 121.4);
+            INSERT INTO gateway (gateway, community) VALUES ('gw-c01-a', 'c01');
+            INSERT INTO device (device, kind, gateway, community, area, programme)
+            VALUES ('lamp-1', 'lamp', 'gw-c01-a', 'c01', 'c01', 'sun'),
+                   ('lamp-2', 'lamp', 'gw-c01-a', 'c01', 'c01', 'always'),
+                   ('bin-1', 'bin', 'gw-c01-a', 'c01', 'c01', 'sun')
+            """
+        )
+        migrate(database)
+        rows = conn.execute("SELECT device, programme, own_programme FROM device ORDER BY device")
+        assert rows.fetchall() == [
+            ("bin-1", "sun", None),
+            ("lamp-1", "sun", None),
+            ("lamp-2", "always", "always"),
+        ]
+        assert one(conn, "SELECT count(*) FROM device_version") == 3
+
+
 def test_what_no_number_depends_on_makes_no_version(register: Registering) -> None:
     register(with_columns(name="新名", owner="物业", component_code="0312-000123", model="L60"))
     assert register.versions() == 1
@@ -250,17 +343,20 @@ def test_who_changes_a_device_without_a_file_leaves_history_too(
     assert lives == ["in_service", "maintenance", "retired"]
 
 
-def test_a_database_of_the_release_before_begins_its_history(database: str, tmp_path: Path) -> None:
-    """The migration gives what is registered one version, and people a figure from its day on."""
-    folder = tmp_path / "before"
-    folder.mkdir()
+def take_back(database: str, folder: Path, version: int) -> None:
+    """Leave an empty database with the schema of an earlier version."""
     migrations = sorted((Path(__file__).parents[2] / "ingest/migrations").glob("*.sql"))
-    for file in migrations[:4]:
+    for file in migrations[:version]:
         (folder / file.name).write_bytes(file.read_bytes())
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute("DROP OWNED BY CURRENT_USER")
         conn.execute("CREATE SCHEMA IF NOT EXISTS public")
     migrate(database, folder=folder)
+
+
+def test_a_database_of_the_release_before_begins_its_history(database: str, tmp_path: Path) -> None:
+    """The migration gives what is registered one version, and people a figure from its day on."""
+    take_back(database, tmp_path, 4)
     with psycopg.connect(database, autocommit=True) as conn:
         conn.execute(
             """

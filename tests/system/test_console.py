@@ -24,7 +24,8 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from deploy.faults.city import City
 from deploy.installation import ROOT, environment, module
 from deploy.services import HOST, Process
-from ingest.registry import add_gateway, import_files
+from ingest.gateways import add_gateway
+from ingest.registry import import_files
 from tests.services import Broker, until
 
 pytestmark = pytest.mark.timeout(300)
@@ -110,6 +111,9 @@ def lamp(city: City, url: str) -> Iterator[Lamp]:
             "reporting_period_s": "600",
             "rated_power_w": "60",
             "programme": "always",
+            "owner": "街道办",
+            "road": "滨河路",
+            "installed_on": "2025-02-03",
         },
     )
     with psycopg.connect(city.dsn, autocommit=True) as conn:
@@ -235,6 +239,23 @@ def test_lamp_fails_live_and_its_alert_is_acknowledged(
     expect(definition.locator("tbody tr")).not_to_have_count(0)
     expect(definition).to_contain_text("97 %")
     page.keyboard.press("Escape")
+    # What the registry says of one thing; and of things that do not count yet.
+    page.get_by_test_id("tile-lamp").locator(".tile-more").click()
+    listed = page.get_by_test_id("device-list")
+    lives = listed.get_by_test_id("life")
+    lives.select_option("retired")
+    expect(listed.get_by_test_id("device-row")).to_have_count(0)
+    lives.select_option("in_service")
+    listed.locator(f'[data-device="{LAMP}"]').get_by_role("button").click()
+    facility = page.get_by_test_id("facility")
+    for text in ("在用", "街道办", "滨河路", "2025-02-03", "always", "60 W"):
+        expect(facility).to_contain_text(text)
+    expect(facility).not_to_contain_text("质保期")
+    accessible(page)
+    page.keyboard.press("Escape")
+    expect(facility).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(listed).to_have_count(0)
     seen_lit = f"""
         SELECT count(*) FROM device_state AS s JOIN device AS d ON d.id = s.device_id
         WHERE d.device = '{LAMP}' AND s.lit

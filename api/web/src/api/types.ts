@@ -237,9 +237,27 @@ export interface DeviceChange {
 export interface Device extends DeviceChange {
   readonly gateway: string;
   readonly community: string;
-  readonly life: string;
+  readonly life: Life;
+  readonly road: string | null;
   readonly since?: string | null;
   readonly fault: string | null;
+}
+
+export const LIVES = ['planned', 'installed', 'in_service', 'maintenance', 'retired'] as const;
+export type Life = (typeof LIVES)[number];
+
+/** A device with what the registry says of it. Dates are local, without a time. */
+export interface DeviceDetail extends Device {
+  readonly in_service_from: string;
+  readonly rated_power_w: number | null;
+  readonly programme: string | null;
+  readonly component_code: string | null;
+  readonly owner: string | null;
+  readonly maker: string | null;
+  readonly model: string | null;
+  readonly planned_on: string | null;
+  readonly installed_on: string | null;
+  readonly warranty_until: string | null;
 }
 
 /** One stored reading of a device: `at`, `received_at` and the fields of its class. */

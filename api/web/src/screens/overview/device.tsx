@@ -2,7 +2,7 @@
 /** One device at a glance: its state, its latest values, what it last reported. */
 import { useEffect, useState } from 'preact/hooks';
 import { ApiError, query, request } from '../../api/client';
-import type { Device, HistoryRow, Page } from '../../api/types';
+import type { DeviceDetail, HistoryRow, Page } from '../../api/types';
 import { nameOf, t } from '../../i18n';
 import { Dialog } from '../../ui/dialog';
 import { StateMark } from '../../ui/icons';
@@ -23,7 +23,7 @@ const ROWS = 20;
 const TIMES = new Set(['at', 'received_at']);
 
 export function DeviceDialog({ id, onClose }: { id: string; onClose: () => void }) {
-  const [device, setDevice] = useState<Device | null>(null);
+  const [device, setDevice] = useState<DeviceDetail | null>(null);
   const [rows, setRows] = useState<readonly HistoryRow[] | null>(null);
   const [error, setError] = useState<ApiError | null>(null);
 
@@ -35,7 +35,7 @@ export function DeviceDialog({ id, onClose }: { id: string; onClose: () => void 
       const { signal } = leaving;
       try {
         const [one, history] = await Promise.all([
-          request<Device>('GET', path, { signal }),
+          request<DeviceDetail>('GET', path, { signal }),
           request<Page<HistoryRow>>('GET', `${path}/history${query({ limit: ROWS })}`, { signal }),
         ]);
         setDevice(one);
@@ -121,11 +121,56 @@ export function DeviceDialog({ id, onClose }: { id: string; onClose: () => void 
                 </div>
               ))}
           </dl>
+          <Facility device={device} />
           <h3>{t('device.history', { count: ROWS })}</h3>
           {rows && <History rows={rows} />}
         </>
       )}
     </Dialog>
+  );
+}
+
+const FACILITY = [
+  'component_code',
+  'owner',
+  'maker',
+  'model',
+  'road',
+  'planned_on',
+  'installed_on',
+  'warranty_until',
+  'programme',
+] as const;
+
+/** What the registry says of the thing itself; what it does not know is left out. */
+function Facility({ device }: { device: DeviceDetail }) {
+  const power = device.rated_power_w;
+  return (
+    <section data-testid="facility">
+      <h3>{t('device.facility')}</h3>
+      <dl class="facts">
+        <div>
+          <dt>{t('device.life')}</dt>
+          <dd>{t(`life.${device.life}`)}</dd>
+        </div>
+        {FACILITY.filter((name) => device[name] !== null).map((name) => (
+          <div key={name}>
+            <dt>{t(`facility.${name}`)}</dt>
+            <dd>{device[name]}</dd>
+          </div>
+        ))}
+        {power !== null && (
+          <div>
+            <dt>{t('facility.rated_power_w')}</dt>
+            <dd>{valueWord('rated_power_w', power)}</dd>
+          </div>
+        )}
+        <div>
+          <dt>{t('facility.in_service_from')}</dt>
+          <dd>{exact(device.in_service_from)}</dd>
+        </div>
+      </dl>
+    </section>
   );
 }
 

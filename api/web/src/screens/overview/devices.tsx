@@ -2,7 +2,7 @@
 /** The devices behind a number of a tile. */
 import { useEffect, useState } from 'preact/hooks';
 import { ApiError, query, request } from '../../api/client';
-import type { Device, DeviceState, Page } from '../../api/types';
+import { type Device, type DeviceState, LIVES, type Life, type Page } from '../../api/types';
 import { nameOf, t } from '../../i18n';
 import { Dialog } from '../../ui/dialog';
 import { StateMark } from '../../ui/icons';
@@ -23,10 +23,11 @@ const PAGE = 100;
 export function DeviceList({ area, kind, state, onDevice, onClose }: Props) {
   const [items, setItems] = useState<readonly Device[] | null>(null);
   const [cursor, setCursor] = useState<string | null>(null);
+  const [life, setLife] = useState<Life | null>(null);
   const [error, setError] = useState<ApiError | null>(null);
 
   const fetchPage = (after: string | null, signal?: AbortSignal): void => {
-    const path = `/devices${query({ area, kind, state, limit: PAGE, cursor: after })}`;
+    const path = `/devices${query({ area, kind, state, life, limit: PAGE, cursor: after })}`;
     request<Page<Device>>('GET', path, signal ? { signal } : {}).then(
       (page) => {
         setError(null);
@@ -46,11 +47,30 @@ export function DeviceList({ area, kind, state, onDevice, onClose }: Props) {
     setItems(null);
     fetchPage(null, leaving.signal);
     return () => leaving.abort();
-  }, [area, kind, state]);
+  }, [area, kind, state, life]);
 
   const title = state === null ? kindName(kind) : `${kindName(kind)} · ${t(`state.${state}`)}`;
   return (
     <Dialog id="devices" title={title} onClose={onClose} testId="device-list">
+      {state === null && (
+        <div class="filters">
+          <select
+            aria-label={t('device.life')}
+            data-testid="life"
+            value={life ?? ''}
+            onChange={({ currentTarget: { value } }) =>
+              setLife(LIVES.find((one) => one === value) ?? null)
+            }
+          >
+            <option value="">{t('device.every_life')}</option>
+            {LIVES.map((one) => (
+              <option key={one} value={one}>
+                {t(`life.${one}`)}
+              </option>
+            ))}
+          </select>
+        </div>
+      )}
       {error && <Failure error={error} onRetry={() => fetchPage(cursor)} />}
       {!items && !error && <Loading />}
       {items?.length === 0 && (
