@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final, LiteralString
@@ -22,13 +22,33 @@ from psycopg import sql
 
 from ingest import metrics
 from ingest.errors import Unavailable
-from ingest.indicators import access, equipment, lighting, lighting_nights, refuse, security
+from ingest.indicators import (
+    access,
+    duration,
+    equipment,
+    lighting,
+    lighting_nights,
+    refuse,
+    repairs,
+    security,
+)
 from ingest.indicators.definition import Definition
+from ingest.indicators.duration import Duration
+from ingest.indicators.lighting_nights import RoadNight
 from ingest.indicators.spans import Span, clip, day_of, day_span, from_us, to_us
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally
 from ingest.kinds import KINDS
-from ingest.store import area_days, community_days, connect, devices, driver_errors, incidents
+from ingest.store import (
+    area_days,
+    community_days,
+    connect,
+    device_durations,
+    devices,
+    driver_errors,
+    incidents,
+    road_nights,
+)
 from ingest.store.area_days import Status
 from ingest.store.community_days import CommunityDay, DayKey
 from ingest.store.devices import Device, Registry, load_registry
@@ -104,6 +124,15 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a community's day comes to: what adds up, and what does not."""
+
+    tallies: dict[Key, Tally] = field(default_factory=dict[Key, Tally])
+    durations: Sequence[Duration] = ()
+    roads: Sequence[RoadNight] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """Indicators that are computed together.
 
@@ -118,7 +147,7 @@ class Domain:
     indicators: Sequence[Definition]
     span: Callable[[date, str], Span]
     day_of: Callable[[int, str], date]
-    compute: Callable[[Scene], dict[Key, Tally]]
+    compute: Callable[[Scene], Outcome]
     #: How far before a day its rows begin to speak in it, where holds do not reach further.
     reach_us: int = 0
 
@@ -140,20 +169,21 @@ def _reach(subjects: Iterable[Subject]) -> int:
     return max((one.max_silence_us for one in subjects), default=0)
 
 
-def _equipment(scene: Scene) -> dict[Key, Tally]:
+def _equipment(scene: Scene) -> Outcome:
     readings: dict[int, list[equipment.Health]] = {}
     for kind in KINDS.values():
         subjects = scene.of(kind.kind)
         found = scene.rows(kind.readings.name, "fault IS NULL", subjects, _reach(subjects))
         for device_id, rows in found.items():
             readings[device_id] = [equipment.Health(at_us, healthy) for at_us, healthy in rows]
-    return equipment.tally(scene.subjects, readings, scene.until_us)
+    return Outcome(equipment.tally(scene.subjects, readings, scene.until_us))
 
 
-def _lighting(scene: Scene) -> dict[Key, Tally]:
+def _lighting(scene: Scene) -> Outcome:
     subjects = scene.of("lamp")
     reach_us = lighting_nights.reach_us(_reach(subjects))
-    found = scene.rows(KINDS["lamp"].readings.name, "lit, power_w, energy_kwh", subjects, reach_us)
+    columns = "lit, power_w, energy_kwh, battery_pct"
+    found = scene.rows(KINDS["lamp"].readings.name, columns, subjects, reach_us)
     by_id = {device.id: device for device in scene.devices}
     lamps = [lamp_day(by_id[one.device_id], one, found.get(one.device_id, ())) for one in subjects]
     nights = [lighting_nights.night_of_readings(lamp, scene.until_us) for lamp in lamps]
@@ -162,18 +192,25 @@ def _lighting(scene: Scene) -> dict[Key, Tally]:
         for device in scene.devices
         if device.kind == "lamp"
     ]
-    return {
+    roads = lighting_nights.by_road(nights)
+    durations = lighting_nights.autonomies(lamps, scene.until_us)
+    tallies = {
         **lighting_nights.tally_nights(nights),
         **lighting_nights.tally_installed(registered),
         **lighting_nights.tally_days(lamps, scene.until_us),
+        **lighting_nights.tally_roads(roads, scene.community),
+        **duration.tally(durations),
     }
+    return Outcome(tallies, durations, roads)
 
 
-def _security(scene: Scene) -> dict[Key, Tally]:
+def _security(scene: Scene) -> Outcome:
     come = (scene.whole[0], scene.until_us)
-    return security.tally(
-        incidents.cases(scene.conn, scene.community, come),
-        incidents.alarms(scene.conn, scene.community, come),
+    return Outcome(
+        security.tally(
+            incidents.cases(scene.conn, scene.community, come),
+            incidents.alarms(scene.conn, scene.community, come),
+        )
     )
 
 
@@ -192,32 +229,37 @@ def lamp_day(
     )
 
 
-def _refuse(scene: Scene) -> dict[Key, Tally]:
+def _refuse(scene: Scene) -> Outcome:
     subjects = scene.of("bin")
     kind = KINDS["bin"]
     assert kind.events is not None
     reach_us = max(_reach(subjects), refuse.LOOKBACK_US)
-    levels = scene.rows(kind.readings.name, "fill_pct, stream", subjects, reach_us)
+    told = scene.rows(kind.readings.name, "fill_pct, stream", subjects, reach_us)
+    levels = {key: [refuse.Level(*row) for row in rows] for key, rows in told.items()}
     deposits = scene.rows(kind.events.name, "weight_kg, sorted_ok, stream", subjects)
-    return refuse.tally(
+    durations = refuse.times_to_empty(subjects, levels, scene.until_us)
+    tallies = refuse.tally(
         subjects,
-        {key: [refuse.Level(*row) for row in rows] for key, rows in levels.items()},
+        levels,
         {key: [refuse.Deposit(*row) for row in rows] for key, rows in deposits.items()},
         scene.until_us,
     )
+    return Outcome(tallies | duration.tally(durations), durations)
 
 
-def _access(scene: Scene) -> dict[Key, Tally]:
+def _access(scene: Scene) -> Outcome:
     subjects = scene.of("gate")
     kind = KINDS["gate"]
     assert kind.events is not None
     doors = scene.rows(kind.readings.name, "door, fault", subjects, _reach(subjects))
     passages = scene.rows(kind.events.name, "event", subjects)
-    return access.tally(
-        subjects,
-        {key: [access.Door(*row) for row in rows] for key, rows in doors.items()},
-        {key: [access.Passage(*row) for row in rows] for key, rows in passages.items()},
-        scene.until_us,
+    return Outcome(
+        access.tally(
+            subjects,
+            {key: [access.Door(*row) for row in rows] for key, rows in doors.items()},
+            {key: [access.Passage(*row) for row in rows] for key, rows in passages.items()},
+            scene.until_us,
+        )
     )
 
 
@@ -236,7 +278,7 @@ DOMAINS: Final[Mapping[str, Domain]] = {
         Domain(
             "equipment",
             frozenset(KINDS),
-            equipment.INDICATORS,
+            (*equipment.INDICATORS, *repairs.INDICATORS),
             day_span,
             day_of,
             _equipment,
@@ -312,9 +354,7 @@ def days_over(known: Iterable[tuple[Device, datetime]], now: datetime) -> dict[D
     return found
 
 
-def compute(
-    conn: psycopg.Connection, places: Places, day: DayKey, until_us: int
-) -> dict[Key, Tally]:
+def compute(conn: psycopg.Connection, places: Places, day: DayKey, until_us: int) -> Outcome:
     """Compute a community's day from raw readings and the registry's history.
 
     Args:
@@ -333,7 +373,7 @@ def compute(
             there.append(device)
             whole = whole or domain.span(day.day, device.place.time_zone)
     if whole is None:
-        return {}
+        return Outcome()
     return domain.compute(Scene(conn, day.community, there, whole, min(until_us, whole[1])))
 
 
@@ -412,19 +452,23 @@ def keep_day(conn: psycopg.Connection, places: Places, day: CommunityDay, now: d
     with conn.transaction():
         # One snapshot for all that is read; what is stored after it marks the day again.
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        tallies = compute(conn, places, day.key, to_us(now))
+        outcome = compute(conn, places, day.key, to_us(now))
         stored = area_days.load(conn, [one.id for one in indicators], day.day, day.community)
     with conn.transaction():
         changed = area_days.store(
             conn,
             stored,
-            tallies,
+            outcome.tallies,
             day.day,
             rule_versions={one.id: one.rule_version for one in indicators},
             status=status,
             reason=day.dirty,
             now=now,
         )
+        names = [one.id for one in indicators if one.shape == "times"]
+        device_durations.replace(conn, names, day.key, outcome.durations)
+        if day.domain == "lighting":
+            road_nights.replace(conn, day.key, outcome.roads)
         community_days.settle(conn, day, now)
     metrics.DAYS.labels(day.domain).observe(time.monotonic() - started)
     return changed
@@ -432,18 +476,17 @@ def keep_day(conn: psycopg.Connection, places: Places, day: CommunityDay, now: d
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A stored number that a recomputation from raw does not give."""
+    """What is stored of a day and what a recomputation from raw gives instead."""
 
     day: DayKey
-    key: Key
-    stored: Tally | None
-    computed: Tally | None
+    of: str
+    stored: Tally | Duration | RoadNight | None
+    computed: Tally | Duration | RoadNight | None
 
     def __str__(self) -> str:
-        kind = f" {self.key.kind}" if self.key.kind else ""
         return (
-            f"{self.day.day} {self.key.indicator}{kind} in {self.key.area}:"
-            f" stored {_show(self.stored)}, computed {_show(self.computed)}"
+            f"{self.day.day} {self.of}: stored {_show(self.stored)},"
+            f" computed {_show(self.computed)}"
         )
 
 
@@ -462,23 +505,49 @@ def verify(
     compared = 0
     differences: list[Difference] = []
     for done, day in enumerate(days, start=1):
-        indicators = DOMAINS[day.domain].indicators
         with conn.transaction():
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            computed = compute(conn, places, day, FOR_EVER_US)
-            rows = area_days.load(conn, [one.id for one in indicators], day.day, day.community)
-        stored = {row.key: row.tally for row in rows if row.tally != Tally()}
-        for key in sorted(stored.keys() | computed.keys()):
+            computed = _named(compute(conn, places, day, FOR_EVER_US))
+            stored = _named(_stored(conn, day))
+        for name in sorted(stored.keys() | computed.keys()):
             compared += 1
-            if stored.get(key, Tally()) != computed.get(key, Tally()):
-                difference = Difference(day, key, stored.get(key), computed.get(key))
-                differences.append(difference)
+            if stored.get(name) != computed.get(name):
+                differences.append(Difference(day, name, stored.get(name), computed.get(name)))
         progress(done, len(days))
     return compared, differences
 
 
-def _show(tally: Tally | None) -> str:
-    if tally is None:
-        return "nothing"
-    excluded = "".join(f" {reason}={amount}" for reason, amount in tally.excluded.items())
-    return f"good={tally.good} bad={tally.bad} total={tally.total} n={tally.subjects}{excluded}"
+def _stored(conn: psycopg.Connection, day: DayKey) -> Outcome:
+    """Return a day as it is stored."""
+    indicators = [one.id for one in DOMAINS[day.domain].indicators]
+    return Outcome(
+        {row.key: row.tally for row in area_days.load(conn, indicators, day.day, day.community)},
+        device_durations.load(conn, indicators, day),
+        road_nights.load(conn, day) if day.domain == "lighting" else (),
+    )
+
+
+def _named(outcome: Outcome) -> dict[str, Tally | Duration | RoadNight]:
+    """Return everything of a day that says something, by what it is of."""
+    found: dict[str, Tally | Duration | RoadNight] = {}
+    for key, tally in outcome.tallies.items():
+        if tally != Tally():
+            kind = f" {key.kind}" if key.kind else ""
+            found[f"{key.indicator}{kind} in {key.area}"] = tally
+    for one in outcome.durations:
+        name = f"{one.indicator} in {one.area} of device {one.device_id} at {from_us(one.at_us)}"
+        found[name] = one
+    return found | {f"road {road.road}": road for road in outcome.roads}
+
+
+def _show(one: Tally | Duration | RoadNight | None) -> str:
+    match one:
+        case None:
+            return "nothing"
+        case Tally():
+            excluded = "".join(f" {reason}={amount}" for reason, amount in one.excluded.items())
+            return f"good={one.good} bad={one.bad} total={one.total} n={one.subjects}{excluded}"
+        case Duration():
+            return f"took_us={one.took_us} finished={one.finished}"
+        case RoadNight():
+            return f"lamps={one.lamps} lit={one.lit} dark={one.dark} {one.verdict or 'no rule'}"
