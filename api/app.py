@@ -23,6 +23,7 @@ from api import (
     alerts,
     areas,
     auth,
+    bins,
     devices,
     health,
     incidents,
@@ -31,6 +32,7 @@ from api import (
     problems,
     registry,
     reports,
+    roads,
     stream,
 )
 from api.attempts import Attempts
@@ -135,7 +137,8 @@ def create_app(
     app.around = Envelope.around(config, metrics)
     app.state.services = parts
     problems.install(app)
-    for module in (auth, areas, devices, alerts, incidents, indicators, registry, reports, stream):
+    shown = (areas, devices, bins, alerts, incidents, indicators, roads, reports)
+    for module in (auth, *shown, registry, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)

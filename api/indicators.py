@@ -24,6 +24,7 @@ from ingest.indicators.catalogue import INDICATORS, SOURCES
 from ingest.indicators.definition import Definition, Parts, Shape
 from ingest.indicators.rate import Verdict
 from ingest.numbers import Period
+from ingest.reports.read import UNSETTLED
 from ingest.store.sums import By as StoredBy
 
 By = Literal["night", "day", "month", "total", "child"]
@@ -34,6 +35,7 @@ _UNITS: Final[Mapping[Parts, tuple[Unit, int]]] = {
     "g": ("kg", 1_000),
     "Wh": ("kWh", 1_000),
     "devices": ("count", 1),
+    "roads": ("count", 1),
     "cases": ("count", 1),
 }
 
@@ -233,7 +235,7 @@ async def get_indicators(
     parts = services(request)
     async with parts.pool.connection() as conn:
         place = await find_area(conn, person.scope, area)
-        asked = _ask(place, person.scope, question, "total", parts.clock())
+        asked = ask(place, person.scope, question, "total", parts.clock())
         definitions = list(INDICATORS.values())
         found = await numbers.read(conn, definitions, asked)
     label = f"{asked.first}/{asked.end}"
@@ -268,7 +270,7 @@ async def get_indicator(
         place = await find_area(conn, person.scope, area)
         definition = _known(indicator_id)
         by: StoredBy = "day" if question.by == "night" else question.by
-        asked = _ask(place, person.scope, question, by, parts.clock())
+        asked = ask(place, person.scope, question, by, parts.clock())
         found = await numbers.read(conn, [definition], asked)
         labels = await _children(conn, place) if by == "child" else dict[str, str]()
     kind = "" if question.kind is None and not definition.by_kind else question.kind
@@ -291,12 +293,15 @@ async def get_revisions(
     request: Request,
     question: Annotated[WindowQuestion, Query()],
 ) -> Revisions:
-    """Return what final numbers of an area were before they were restated; 1,000 at most."""
+    """Return what final numbers of an area were before they were restated; 1,000 at most.
+
+    Where alerts are hidden from a role, nothing of counts that would tell of them.
+    """
     parts = services(request)
     async with parts.pool.connection() as conn:
         place = await find_area(conn, person.scope, area)
         definition = _known(indicator_id)
-        asked = _ask(place, person.scope, question, "total", parts.clock())
+        asked = ask(place, person.scope, question, "total", parts.clock())
         unit, scale = _UNITS[definition.parts]
         async with conn.cursor(row_factory=class_row(RevisionAnswer)) as cursor:
             await cursor.execute(
@@ -311,6 +316,7 @@ async def get_revisions(
                 WHERE r.indicator = %(indicator)s AND r.day >= %(first)s AND r.day < %(end)s
                   AND a.path <@ %(area)s::ltree
                   AND a.path <@ %(scope)s::ltree  -- invariant 9
+                  AND NOT %(untold)s
                 ORDER BY r.replaced_at DESC, r.day DESC, r.area, r.kind, r.revision DESC
                 LIMIT 1000
                 """,
@@ -321,6 +327,7 @@ async def get_revisions(
                     "end": asked.end,
                     "area": place.path,
                     "scope": person.scope.path,
+                    "untold": bool(person.scope.hidden_rules) and definition.id in UNSETTLED,
                 },
             )
             items = await cursor.fetchall()
@@ -334,9 +341,10 @@ def _known(indicator_id: str) -> Definition:
     return definition
 
 
-def _ask(
+def ask(
     place: Place, scope: Scope, question: WindowQuestion, by: StoredBy, now: datetime
 ) -> numbers.Question:
+    """Return what is asked of an area, with the days that are meant where none are named."""
     today = now.astimezone(ZoneInfo(place.time_zone)).date()
     end = question.to or max(today, question.from_ or today) + timedelta(days=1)
     first = question.from_ or end - timedelta(days=_DAYS_DEFAULT)

@@ -11,6 +11,7 @@ import re
 import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeGuard
 
@@ -26,7 +27,9 @@ from pydantic import (
     ValidationInfo,
 )
 
+from edge_agent.kinds.base import Code
 from ingest.errors import ConfigError
+from ingest.indicators.repairs import FaultClass
 from ingest.kinds import DEFAULT_RULES
 from ingest.rules import RuleBook, RuleError
 
@@ -126,6 +129,12 @@ class Ingest(Section):
     gateway_silence_intervals: float = Field(default=3, ge=1, le=1_000)
     rules: dict[str, dict[str, Setting]] = Field(
         default_factory=dict, description="rule id -> parameters that differ from the default"
+    )
+    faults: dict[Code, FaultClass] = Field(
+        default_factory=dict, description="fault code -> class that differs from the default"
+    )
+    holidays: list[date] = Field(
+        default_factory=list, description="on which nobody is expected to repair"
     )
 
 

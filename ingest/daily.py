@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final, LiteralString
@@ -22,8 +22,19 @@ from psycopg import sql
 
 from ingest import metrics
 from ingest.errors import Unavailable
-from ingest.indicators import access, equipment, lighting, lighting_nights, refuse, security
+from ingest.indicators import (
+    access,
+    duration,
+    equipment,
+    lighting,
+    lighting_nights,
+    refuse,
+    repairs,
+    security,
+)
 from ingest.indicators.definition import Definition
+from ingest.indicators.duration import Duration
+from ingest.indicators.lighting_nights import RoadNight
 from ingest.indicators.spans import Hold, Span, clip, day_of, day_span, from_us, to_us
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally
@@ -32,9 +43,11 @@ from ingest.store import (
     area_days,
     community_days,
     connect,
+    device_durations,
     devices,
     driver_errors,
     incidents,
+    road_nights,
     runs,
 )
 from ingest.store.area_days import Status
@@ -102,7 +115,13 @@ class Scene:
         return runs.load_runs(self.conn, table, says, subjects, come, rated_power_w)
 
     def rows(
-        self, table: str, columns: LiteralString, subjects: Sequence[Subject], reach_us: int = 0
+        self,
+        table: str,
+        columns: LiteralString,
+        subjects: Sequence[Subject],
+        reach_us: int = 0,
+        *,
+        where: LiteralString = "true",
     ) -> Mapping[int, Sequence[Sequence[Any]]]:
         """Return raw rows ``(at_us, *columns)`` by device: as far as the day has come.
 
@@ -111,13 +130,15 @@ class Scene:
             columns: Which.
             subjects: Whose.
             reach_us: From how long before the day on.
+            where: Which rows of theirs.
         """
         found: defaultdict[int, list[Sequence[Any]]] = defaultdict(list)
         if not subjects:
             return found
         query = sql.SQL(
-            "SELECT device_id, at, {} FROM {} WHERE device_id = ANY (%s) AND at >= %s AND at < %s"
-        ).format(sql.SQL(columns), sql.Identifier(table))
+            "SELECT device_id, at, {} FROM {}"
+            " WHERE device_id = ANY (%s) AND at >= %s AND at < %s AND {}"
+        ).format(sql.SQL(columns), sql.Identifier(table), sql.SQL(where))
         with self.conn.cursor(binary=True) as cursor:
             cursor.execute(
                 query,
@@ -130,6 +151,15 @@ class Scene:
             for device_id, at, *values in cursor:
                 found[device_id].append((to_us(at), *values))
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a community's day comes to: what adds up, and what does not."""
+
+    tallies: dict[Key, Tally] = field(default_factory=dict[Key, Tally])
+    durations: Sequence[Duration] = ()
+    roads: Sequence[RoadNight] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +177,7 @@ class Domain:
     indicators: Sequence[Definition]
     span: Callable[[date, str], Span]
     day_of: Callable[[int, str], date]
-    compute: Callable[[Scene], dict[Key, Tally]]
+    compute: Callable[[Scene], Outcome]
     #: How far before a day its rows begin to speak in it, where holds do not reach further.
     reach_us: int = 0
 
@@ -169,22 +199,30 @@ def _reach(subjects: Iterable[Subject]) -> int:
     return max((one.max_silence_us for one in subjects), default=0)
 
 
-def _equipment(scene: Scene) -> dict[Key, Tally]:
+def _equipment(scene: Scene) -> Outcome:
     health: dict[int, list[Hold]] = {}
     for kind in KINDS.values():
         health |= scene.runs(kind.readings.name, runs.HEALTHY, scene.of(kind.kind))
-    return equipment.tally(scene.subjects, health, scene.until_us)
+    return Outcome(equipment.tally(scene.subjects, health, scene.until_us))
 
 
-def _lighting(scene: Scene) -> dict[Key, Tally]:
+def _lighting(scene: Scene) -> Outcome:
     subjects = scene.of("lamp")
     table = KINDS["lamp"].readings.name
     by_id = {device.id: device for device in scene.devices}
     powers = {one.device_id: by_id[one.device_id].rated_power_w for one in subjects}
     light = scene.runs(table, runs.LIT, subjects, powers)
     used = energy(scene, subjects, powers)
+    # Most lamps have no battery.
+    charges = scene.rows(table, "battery_pct", subjects, where="battery_pct IS NOT NULL")
     lamps = [
-        lamp_day(by_id[one.device_id], one, light.get(one.device_id, ()), used.get(one.device_id))
+        lamp_day(
+            by_id[one.device_id],
+            one,
+            light.get(one.device_id, ()),
+            used.get(one.device_id),
+            [(at_us, charge) for at_us, charge in charges.get(one.device_id, ())],
+        )
         for one in subjects
     ]
     nights = [lighting_nights.night_of(lamp, scene.until_us) for lamp in lamps]
@@ -193,11 +231,16 @@ def _lighting(scene: Scene) -> dict[Key, Tally]:
         for device in scene.devices
         if device.kind == "lamp"
     ]
-    return {
+    roads = lighting_nights.by_road(nights)
+    durations = lighting_nights.autonomies(lamps, scene.until_us)
+    tallies = {
         **lighting_nights.tally_nights(nights),
         **lighting_nights.tally_installed(registered),
         **lighting_nights.tally_days(lamps, scene.until_us),
+        **lighting_nights.tally_roads(roads, scene.community),
+        **duration.tally(durations),
     }
+    return Outcome(tallies, durations, roads)
 
 
 def energy(
@@ -222,16 +265,22 @@ def energy(
     return plain | read
 
 
-def _security(scene: Scene) -> dict[Key, Tally]:
+def _security(scene: Scene) -> Outcome:
     come = (scene.whole[0], scene.until_us)
-    return security.tally(
-        incidents.cases(scene.conn, scene.community, come),
-        incidents.alarms(scene.conn, scene.community, come),
+    return Outcome(
+        security.tally(
+            incidents.cases(scene.conn, scene.community, come),
+            incidents.alarms(scene.conn, scene.community, come),
+        )
     )
 
 
 def lamp_day(
-    device: Device, counted: Subject, light: Sequence[Hold], energy_wh: int | None
+    device: Device,
+    counted: Subject,
+    light: Sequence[Hold],
+    energy_wh: int | None,
+    charges: Sequence[tuple[int, float]],
 ) -> lighting_nights.LampDay:
     """Return a lamp's night as its indicators want it."""
     night = lighting.night_of(counted.whole[0], device.place.time_zone)
@@ -242,21 +291,25 @@ def lamp_day(
         energy_wh,
         device.road or "",
         device.life,
+        charges,
     )
 
 
-def _refuse(scene: Scene) -> dict[Key, Tally]:
+def _refuse(scene: Scene) -> Outcome:
     subjects = scene.of("bin")
     kind = KINDS["bin"]
     assert kind.events is not None
     deposits = scene.rows(kind.events.name, "weight_kg, sorted_ok, stream", subjects)
-    levels = levels_of(scene, subjects, {key for key, rows in deposits.items() if rows})
-    return refuse.tally(
+    told = levels_of(scene, subjects, {key for key, rows in deposits.items() if rows})
+    levels = {key: [refuse.Level(*row) for row in rows] for key, rows in told.items()}
+    durations = refuse.times_to_empty(subjects, levels, scene.until_us)
+    tallies = refuse.tally(
         subjects,
-        {key: [refuse.Level(*row) for row in rows] for key, rows in levels.items()},
+        levels,
         {key: [refuse.Deposit(*row) for row in rows] for key, rows in deposits.items()},
         scene.until_us,
     )
+    return Outcome(tallies | duration.tally(durations), durations)
 
 
 def levels_of(
@@ -291,16 +344,18 @@ def levels_of(
     }
 
 
-def _access(scene: Scene) -> dict[Key, Tally]:
+def _access(scene: Scene) -> Outcome:
     subjects = scene.of("gate")
     kind = KINDS["gate"]
     assert kind.events is not None
     passages = scene.rows(kind.events.name, "event", subjects)
-    return access.tally(
-        subjects,
-        scene.runs(kind.readings.name, runs.WORKS, subjects),
-        {key: [access.Passage(*row) for row in rows] for key, rows in passages.items()},
-        scene.until_us,
+    return Outcome(
+        access.tally(
+            subjects,
+            scene.runs(kind.readings.name, runs.WORKS, subjects),
+            {key: [access.Passage(*row) for row in rows] for key, rows in passages.items()},
+            scene.until_us,
+        )
     )
 
 
@@ -319,7 +374,7 @@ DOMAINS: Final[Mapping[str, Domain]] = {
         Domain(
             "equipment",
             frozenset(KINDS),
-            equipment.INDICATORS,
+            (*equipment.INDICATORS, *repairs.INDICATORS),
             day_span,
             day_of,
             _equipment,
@@ -395,9 +450,7 @@ def days_over(known: Iterable[tuple[Device, datetime]], now: datetime) -> dict[D
     return found
 
 
-def compute(
-    conn: psycopg.Connection, places: Places, day: DayKey, until_us: int
-) -> dict[Key, Tally]:
+def compute(conn: psycopg.Connection, places: Places, day: DayKey, until_us: int) -> Outcome:
     """Compute a community's day from raw readings and the registry's history.
 
     Args:
@@ -416,7 +469,7 @@ def compute(
             there.append(device)
             whole = whole or domain.span(day.day, device.place.time_zone)
     if whole is None:
-        return {}
+        return Outcome()
     return domain.compute(Scene(conn, day.community, there, whole, min(until_us, whole[1])))
 
 
@@ -535,19 +588,23 @@ def keep_day(conn: psycopg.Connection, places: Places, day: CommunityDay, now: d
     with conn.transaction():
         # One snapshot for all that is read; what is stored after it marks the day again.
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        tallies = compute(conn, places, day.key, to_us(now))
+        outcome = compute(conn, places, day.key, to_us(now))
         stored = area_days.load(conn, [one.id for one in indicators], day.day, day.community)
     with conn.transaction():
         changed = area_days.store(
             conn,
             stored,
-            tallies,
+            outcome.tallies,
             day.day,
             rule_versions={one.id: one.rule_version for one in indicators},
             status=status,
             reason=day.dirty,
             now=now,
         )
+        names = [one.id for one in indicators if one.shape == "times"]
+        device_durations.replace(conn, names, day.key, outcome.durations)
+        if day.domain == "lighting":
+            road_nights.replace(conn, day.key, outcome.roads)
         community_days.settle(conn, day, now)
     metrics.DAYS.labels(day.domain).observe(time.monotonic() - started)
     return changed
@@ -558,19 +615,18 @@ class Difference:
     """A stored number that a recomputation does not give.
 
     Attributes:
-        of: Its day, or what it is a sum over.
+        when: Its day, or what it is a sum over.
+        of: Which number.
     """
 
+    when: str
     of: str
-    key: Key
-    stored: Tally | None
-    computed: Tally | None
+    stored: Tally | Duration | RoadNight | None
+    computed: Tally | Duration | RoadNight | None
 
     def __str__(self) -> str:
-        kind = f" {self.key.kind}" if self.key.kind else ""
         return (
-            f"{self.of} {self.key.indicator}{kind} in {self.key.area}:"
-            f" stored {_show(self.stored)}, computed {_show(self.computed)}"
+            f"{self.when} {self.of}: stored {_show(self.stored)}, computed {_show(self.computed)}"
         )
 
 
@@ -589,25 +645,56 @@ def verify(
     compared = 0
     differences: list[Difference] = []
     for done, day in enumerate(days, start=1):
-        indicators = DOMAINS[day.domain].indicators
         with conn.transaction():
             conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            computed = compute(conn, places, day, FOR_EVER_US)
-            rows = area_days.load(conn, [one.id for one in indicators], day.day, day.community)
-        stored = {row.key: row.tally for row in rows if row.tally != Tally()}
-        for key in sorted(stored.keys() | computed.keys()):
+            computed = _named(compute(conn, places, day, FOR_EVER_US))
+            stored = _named(_stored(conn, day))
+        for name in sorted(stored.keys() | computed.keys()):
             compared += 1
-            if stored.get(key, Tally()) != computed.get(key, Tally()):
-                difference = Difference(f"{day.day}", key, stored.get(key), computed.get(key))
-                differences.append(difference)
+            if stored.get(name) != computed.get(name):
+                one = Difference(f"{day.day}", name, stored.get(name), computed.get(name))
+                differences.append(one)
         progress(done, len(days))
     count, wrong = area_days.verify_sums(conn, first, end)
-    differences += [Difference(*one) for one in wrong]
+    differences += [Difference(when, _name(key), *both) for when, key, *both in wrong]
     return compared + count, differences
 
 
-def _show(tally: Tally | None) -> str:
-    if tally is None:
-        return "nothing"
-    excluded = "".join(f" {reason}={amount}" for reason, amount in tally.excluded.items())
-    return f"good={tally.good} bad={tally.bad} total={tally.total} n={tally.subjects}{excluded}"
+def _stored(conn: psycopg.Connection, day: DayKey) -> Outcome:
+    """Return a day as it is stored."""
+    indicators = [one.id for one in DOMAINS[day.domain].indicators]
+    return Outcome(
+        {row.key: row.tally for row in area_days.load(conn, indicators, day.day, day.community)},
+        device_durations.load(conn, indicators, day),
+        road_nights.load(conn, day) if day.domain == "lighting" else (),
+    )
+
+
+def _named(outcome: Outcome) -> dict[str, Tally | Duration | RoadNight]:
+    """Return everything of a day that says something, by what it is of."""
+    found: dict[str, Tally | Duration | RoadNight] = {}
+    for key, tally in outcome.tallies.items():
+        if tally != Tally():
+            found[_name(key)] = tally
+    for one in outcome.durations:
+        name = f"{one.indicator} in {one.area} of device {one.device_id} at {from_us(one.at_us)}"
+        found[name] = one
+    return found | {f"road {road.road}": road for road in outcome.roads}
+
+
+def _name(key: Key) -> str:
+    kind = f" {key.kind}" if key.kind else ""
+    return f"{key.indicator}{kind} in {key.area}"
+
+
+def _show(one: Tally | Duration | RoadNight | None) -> str:
+    match one:
+        case None:
+            return "nothing"
+        case Tally():
+            excluded = "".join(f" {reason}={amount}" for reason, amount in one.excluded.items())
+            return f"good={one.good} bad={one.bad} total={one.total} n={one.subjects}{excluded}"
+        case Duration():
+            return f"took_us={one.took_us} finished={one.finished}"
+        case RoadNight():
+            return f"lamps={one.lamps} lit={one.lit} dark={one.dark} {one.verdict or 'no rule'}"

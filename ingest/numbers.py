@@ -2,75 +2,38 @@
 """Every indicator of an area over any time, read from daily tallies: for the api and for reports.
 
 Shares and sums add up stored days; lighting that still runs is taken as it stands; rates put cases
-before the people of the time; times are taken from the alerts themselves, since medians of days
-make no median of a month.
+before the people of the time; times come from `ingest.durations`, since medians of days make no
+median of a month.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, datetime, time, timedelta
+from dataclasses import replace
+from datetime import date, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
+from ingest import durations
 from ingest.indicators import security
 from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.definition import Definition
 from ingest.indicators.lighting_nights import UPTIME
 from ingest.indicators.rate import Rate, share
-from ingest.indicators.spans import to_us
 from ingest.indicators.tally import Tally
+from ingest.question import By, Period, Question, months, window
 from ingest.reports.content import Number, Status
-from ingest.store import incidents, population
+from ingest.store import population
 from ingest.store.light_sums import sum_light
 from ingest.store.population import Population
-from ingest.store.sums import By, Sum, parameters, query
+from ingest.store.sums import Sum, parameters, query
+
+# Also for those who ask (`By`, `Period`, `Question`).
+__all__ = ["By", "Period", "Question", "read"]
 
 _DAY: Final = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked.
-
-    Attributes:
-        path: The area's path; a number counts where its devices stood that day.
-        scope: The path of what the asker may see.
-        time_zone: The area's, in which a day of it begins.
-        first: The first day; of nights the date of dusk.
-        end: The day after the last.
-        by: Per day, per month, in total, or per sub-area (named by its path label).
-        now: Until when time counts.
-        hidden: Alert rules that do not exist for the asker; where there are any, nothing is told
-            of cases that are not settled, nor of alarms that were false: they might tell of these.
-    """
-
-    path: str
-    scope: str
-    time_zone: str
-    first: date
-    end: date
-    by: By
-    now: datetime
-    hidden: Sequence[str] = ()
-
-    @property
-    def days(self) -> tuple[date, date]:
-        """First and end."""
-        return self.first, self.end
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """A number and what it is of: a day, a month, a sub-area, or all of it (``""``)."""
-
-    label: str
-    first: date
-    end: date
-    number: Number
 
 
 async def read(
@@ -78,31 +41,35 @@ async def read(
 ) -> list[Period]:
     """Return the numbers of some indicators, ordered by indicator, class and period."""
     by_shape: defaultdict[str, list[Definition]] = defaultdict(list)
+    told = [one for one in definitions if one.id in durations.TOLD_BY_ALERTS]
     for definition in definitions:
-        by_shape[definition.shape].append(definition)
-    added = [*by_shape["share"], *by_shape["sum"], *by_shape["rate"]]
+        if definition not in told:
+            by_shape[definition.shape].append(definition)
+    measured = [one.id for one in by_shape["times"]]
+    added = [*by_shape["share"], *by_shape["sum"], *by_shape["rate"], *by_shape["times"]]
     found: list[Period] = []
     if added:
         # A list of communities has a rate of each, all of one window.
         people = _People(conn, question)
         sums = await _sums(conn, [one.id for one in added], question)
         sums += await _without_cases(conn, by_shape["rate"], sums, question)
+        spreads = await durations.spreads(conn, measured, question)
+        sums += durations.without_times(measured, sums, question)
         for one in sums:
             definition = INDICATORS[one.indicator]
-            first, end = _window(one, question)
+            first, end = window(one.period, one.first, question)
             if definition.shape == "rate":
                 living = (await people.of(first, end))[_label_of(one.period, question)]
                 if question.hidden:
                     one = replace(one, total=one.good, subjects=one.good, excluded={})
                 number = _rate(definition, one, living)
+            elif definition.shape == "times":
+                times = spreads.get((one.indicator, one.period), durations.NONE)
+                number = durations.number(definition, one, times)
             else:
                 number = _added(definition, one)
             found.append(Period(one.period, first, end, number))
-    for definition in by_shape["times"]:
-        if question.by == "total":
-            found.append(
-                Period("", question.first, question.end, await _times(conn, definition, question))
-            )
+    found += await durations.read(conn, told, question)
     if question.hidden:
         found = [one for one in found if one.number.indicator != security.FALSE_ALARMS]
     order = {definition.id: place for place, definition in enumerate(definitions)}
@@ -145,7 +112,7 @@ async def _without_cases(
         case "total":
             periods = {"": question.first}
         case "month":
-            periods = {f"{day:%Y-%m}": day for day in _months(question)}
+            periods = {f"{day:%Y-%m}": day for day in months(question)}
         case "child":
             cursor = await conn.execute(
                 """
@@ -169,28 +136,8 @@ async def _without_cases(
     ]  # fmt: skip
 
 
-def _months(question: Question) -> list[date]:
-    """Return the first day in the window of each of its months."""
-    found = [question.first]
-    while (after := (found[-1].replace(day=1) + 32 * _DAY).replace(day=1)) < question.end:
-        found.append(after)
-    return found
-
-
 def _label_of(period: str, question: Question) -> str:
     return period if question.by == "child" else question.path.rpartition(".")[2]
-
-
-def _window(one: Sum, question: Question) -> tuple[date, date]:
-    match question.by:
-        case "day":
-            return one.first, one.first + _DAY
-        case "month":
-            begin = one.first.replace(day=1)
-            after = (begin + 32 * _DAY).replace(day=1)
-            return max(begin, question.first), min(after, question.end)
-        case "total" | "child":
-            return question.days
 
 
 async def _sums(conn: AsyncConnection[Any], indicators: list[str], question: Question) -> list[Sum]:
@@ -272,46 +219,4 @@ def _rate(definition: Definition, one: Sum, people: Population) -> Number:
         total=None,
         unit="per_mille_year",
         verdict=rate.verdict,
-    )
-
-
-async def _times(conn: AsyncConnection[Any], definition: Definition, question: Question) -> Number:
-    zone = ZoneInfo(question.time_zone)
-    start, end = (datetime.combine(day, time(), zone) for day in question.days)
-    async with conn.cursor(row_factory=class_row(security.Alarm)) as cursor:
-        await cursor.execute(
-            incidents.ALARMS_BELOW,
-            {
-                "start": start,
-                "end": end,
-                "area": question.path,
-                "scope": question.scope,
-                "hidden": list(question.hidden),
-            },
-        )
-        alarms = await cursor.fetchall()
-    take = (
-        security.time_to_acknowledge
-        if definition.id == security.TIME_TO_ACKNOWLEDGE
-        else security.time_to_close
-    )
-    times = take(alarms, to_us(question.now))
-    return Number(
-        indicator=definition.id,
-        kind="",
-        value=times.median.value,
-        lower=times.median.lower,
-        upper=times.median.upper,
-        coverage=None,
-        numerator=times.finished,
-        denominator=None,
-        total=times.finished + times.unfinished,
-        unit="us",
-        target=None,
-        verdict=None,
-        revision=1,
-        status="final" if times.unfinished == 0 and question.now >= end else "provisional",
-        subjects=len(alarms),
-        p90=times.p90.value,
-        rule_version=definition.rule_version,
     )

@@ -22,7 +22,7 @@ from ingest.judge import Limits
 from ingest.kinds import DEFAULT_RULES
 from ingest.presence import Presence
 from ingest.rules import RuleBook, RuleError
-from ingest.store import connect
+from ingest.store import connect, faults
 from ingest.telemetry import TelemetryWriter
 from ingest.writer import Common, FlushLimits, Writer
 
@@ -52,7 +52,7 @@ def run(config: Config) -> None:
         raise OperatorError("psycopg runs without its C library: install psycopg[binary]")
     if failpoints.name() is not None and config.broker.host not in {"127.0.0.1", "localhost"}:
         raise ConfigError("LINLI_FAILPOINT is set: it is for tests on one machine only")
-    _await_schema(config)
+    _prepare(config)
     presence = Presence()
     limits = Limits(
         timedelta(seconds=config.ingest.future_limit_s),
@@ -99,10 +99,11 @@ def run(config: Config) -> None:
     _work(config, (events, telemetry), keeper)
 
 
-def _await_schema(config: Config) -> None:
+def _prepare(config: Config) -> None:
     try:
         with connect(config.database.dsn, "start") as conn:
             migrate.check_schema(conn)
+            faults.configure(conn, config.ingest.faults, config.ingest.holidays)
     except Unavailable as error:
         raise OperatorError(f"database does not answer: {error}") from None
 

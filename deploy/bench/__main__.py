@@ -46,6 +46,9 @@ def indicators(
     elsewhere: Annotated[
         int, typer.Option(min=0, max=200, help="Lamps of every other community, this night.")
     ] = 0,
+    period: Annotated[
+        int, typer.Option(min=10, max=3_600, help="Of the devices whose days are computed; s.")
+    ] = upkeep.TELLS_EVERY_S,
     end: Annotated[
         datetime | None,
         typer.Option(
@@ -63,7 +66,7 @@ def indicators(
     city = City(communities, lamps, elsewhere, (end or month_before(datetime.now(UTC))).date())
     settings: dict[str, Any] = {
         "communities": communities, "lamps": lamps, "elsewhere": elsewhere, "rounds": rounds,
-        "batches": batches, "end": f"{city.end}", "batch": upkeep.BATCH,
+        "batches": batches, "end": f"{city.end}", "batch": upkeep.BATCH, "period_s": period,
     }  # fmt: skip
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -82,7 +85,7 @@ def indicators(
                 progress.update(task, advance=1, description=name)
 
             runs = asyncio.run(reads.measure(ground.dsn, city, rounds, tell))
-            runs += upkeep.measure(ground, communities, batches, rounds, tell)
+            runs += upkeep.measure(ground, communities, batches, rounds, tell, period)
             version = reads.version_of(ground.dsn)
     except ServiceError as error:
         console.print(str(error), markup=False)

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from ingest.daily import DOMAINS
+from ingest.durations import TOLD_BY_ALERTS
 from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.lighting_nights import UPTIME
 from ingest.kinds import KINDS
@@ -311,7 +312,7 @@ class City:
 def _stored() -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for one in INDICATORS.values():
-        if one.shape != "times":
+        if one.shape != "times" and one.id not in TOLD_BY_ALERTS:
             found += [(one.id, kind) for kind in ("", *(KINDS if one.by_kind else ()))]
     return found
 

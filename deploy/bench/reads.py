@@ -15,6 +15,7 @@ from deploy.bench.city import NOTHING, ZONE, City, Parts, name_of
 from deploy.bench.ground import cpu_s
 from deploy.bench.report import Measured
 from ingest import numbers
+from ingest.durations import TOLD_BY_ALERTS
 from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.definition import Definition
 from ingest.indicators.lighting_nights import UPTIME
@@ -131,8 +132,8 @@ def _differences(found: Sequence[Period], read: Read, city: City) -> Sequence[st
     wrong: list[str] = []
     for one in found:
         number = one.number
-        if INDICATORS[number.indicator].shape == "times":
-            continue  # no alarms here: there is no time that anybody took
+        if number.indicator in TOLD_BY_ALERTS or INDICATORS[number.indicator].shape == "times":
+            continue  # no alarms or faults here: there is no time that anybody took
         key = one.label, number.indicator, number.kind
         parts, people = wanted.pop(key, (None, 0))
         if parts is None:

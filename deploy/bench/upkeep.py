@@ -45,7 +45,7 @@ BUDGET: Final = 0.1
 BATCH: Final = 50
 MESSAGES: Final = 500
 # A community of the city that the platform is to carry on two cores: 400 devices, each telling
-# every 30 s; by class as the simulators equip one.
+# every 30 s unless asked otherwise; by class as the simulators equip one.
 EQUIPMENT: Final = {"lamp": 272, "bin": 55, "gate": 27, "alarm": 46}
 TELLS_EVERY_S: Final = 30
 _DAY: Final = timedelta(days=1)
@@ -128,7 +128,12 @@ class Cost:
 
 
 def measure(
-    ground: Ground, communities: int, batches: int, rounds: int, tell: Callable[[str], None]
+    ground: Ground,
+    communities: int,
+    batches: int,
+    rounds: int,
+    tell: Callable[[str], None],
+    period_s: int = TELLS_EVERY_S,
 ) -> list[Measured]:
     """Measure storing and computing in turns; the registry must have lamps in community 1.
 
@@ -138,15 +143,16 @@ def measure(
         batches: Of `BATCH` readings each, stored in each round.
         rounds: After one to warm up.
         tell: What is measured now.
+        period_s: How often each of the community's devices tells, seconds.
     """
-    registered(ground.dsn)
+    registered(ground.dsn, period_s)
     with connect(ground.dsn, "bench") as conn:
         conn.execute(f"SET statement_timeout = '{_STATEMENT_TIMEOUT}'")
         registry = load_registry(conn)
         midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         day = (midnight - 3 * _DAY).date()
         tell("upkeep: a day is written")
-        count = told(conn, registry, day)
+        count = told(conn, registry, day, period_s)
         wrong: list[str] = []
         costs: list[Cost] = []
         for turn in range(rounds + 1):
@@ -193,7 +199,7 @@ def _told(name: str, unit: str, scale: float, spent: Sequence[Cpu]) -> Measured:
 # -- the community whose days are computed --------------------------------------------------------
 
 
-def registered(dsn: str) -> None:
+def registered(dsn: str, period_s: int) -> None:
     """Put the simulators' equipment into community 2."""
     community = name_of(2)
     gateway = f"gw-{community}-day"
@@ -208,7 +214,7 @@ def registered(dsn: str) -> None:
             """,
             [
                 (f"{community}-day-{kind}-{number:03d}", kind, gateway, community, community,
-                 datetime.now(UTC) - 90 * _DAY, TELLS_EVERY_S, 60.0 if kind == "lamp" else None,
+                 datetime.now(UTC) - 90 * _DAY, period_s, 60.0 if kind == "lamp" else None,
                  PROGRAMME)
                 for kind, count in EQUIPMENT.items()
                 for number in range(count)
@@ -216,7 +222,7 @@ def registered(dsn: str) -> None:
         )  # fmt: skip
 
 
-def told(conn: psycopg.Connection, registry: Registry, day: date) -> int:
+def told(conn: psycopg.Connection, registry: Registry, day: date, period_s: int) -> int:
     """Store the community's readings of a day and a half to either side; return a day's count."""
     start = datetime(day.year, day.month, day.day, tzinfo=UTC) - _DAY
     kept = [one for one in registry.devices.values() if "-day-" in one.device]
@@ -229,13 +235,13 @@ def told(conn: psycopg.Connection, registry: Registry, day: date) -> int:
             table,
             (
                 (device.id, at, at, *_values(device, at, table, said))
-                for step in range(3 * _DAY_S // TELLS_EVERY_S)
-                for at in [start + timedelta(seconds=step * TELLS_EVERY_S)]
+                for step in range(3 * _DAY_S // period_s)
+                for at in [start + timedelta(seconds=step * period_s)]
                 for device in devices
             ),
         )
     conn.execute("ANALYZE")
-    return len(kept) * _DAY_S // TELLS_EVERY_S
+    return len(kept) * _DAY_S // period_s
 
 
 def _values(

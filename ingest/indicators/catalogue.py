@@ -4,12 +4,12 @@
 from collections.abc import Mapping
 from typing import Final
 
-from ingest.indicators import access, equipment, lighting_nights, refuse, security
+from ingest.indicators import access, equipment, lighting_nights, refuse, repairs, security
 from ingest.indicators.definition import Definition
 
 INDICATORS: Final[Mapping[str, Definition]] = {
     definition.id: definition
-    for module in (lighting_nights, equipment, refuse, access, security)
+    for module in (lighting_nights, equipment, repairs, refuse, access, security)
     for definition in module.INDICATORS
 }
 # Where the targets are written (docs/indicators.md).

@@ -9,7 +9,7 @@ from typing import Literal
 # people and time, with its interval. times: how long something took, as median and p90.
 Shape = Literal["share", "sum", "rate", "times"]
 # What the parts of a number are counted in; the unit of a share itself is a fraction.
-Parts = Literal["us", "g", "Wh", "devices", "cases"]
+Parts = Literal["us", "g", "Wh", "devices", "roads", "cases"]
 Language = Literal["zh-CN", "en"]
 Text = Mapping[Language, str]
 

@@ -27,9 +27,13 @@ shows them one click from each number.
 - The **verdict** is `met` or `not_met` only where both bounds lie on one side of the target;
   otherwise it is `undetermined`, because what is unknown could still change it.
 - A **sum** adds up whole numbers. A **rate** puts cases before people and time, with the exact
-  95 % Poisson interval as its bounds. **Times** are medians and 90th percentiles by nearest rank.
+  95 % Poisson interval as its bounds. **Times** are medians and 90th percentiles by nearest rank,
+  taken over every single time of the area and period, with how many there are; what has not ended
+  counts in the lower bound with the time gone by, in the upper bound as endless.
 - Numbers are kept by day and finest area, and added up: microseconds, grams, watt hours, things
-  counted, all whole numbers, so that sums are exact in any order.
+  counted, all whole numbers, so that sums are exact in any order. Times of devices are kept one by
+  one, with a tally of their sum; times of alarms and repairs, and whether repairs were in time, are
+  read from the alerts themselves, for what is open changes with the clock.
 - A day is **provisional** until an hour after its end, then **final**. What comes later (a late
   reading, a corrected registry, a settled incident) restates it: the **revision** grows and what
   stood there before is kept with the reason.
@@ -42,6 +46,7 @@ _PARTS: Final = {
     "g": "grams",
     "Wh": "watt hours",
     "devices": "devices",
+    "roads": "roads",
     "cases": "cases",
 }
 

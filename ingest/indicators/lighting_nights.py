@@ -10,23 +10,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from statistics import median
 from typing import Final, NamedTuple
 
-from ingest.indicators import lighting
 from ingest.indicators.definition import Definition, Target
+from ingest.indicators.duration import Duration
 from ingest.indicators.rate import Verdict
-from ingest.indicators.spans import (
-    Hold,
-    Span,
-    clip,
-    covered,
-    holds,
-    length,
-    overlap,
-    runs,
-    subtract,
-)
+from ingest.indicators.rounding import half_up
+from ingest.indicators.spans import Hold, Span, clip, covered, holds, length, overlap, subtract
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally, add_up
 
@@ -41,6 +31,7 @@ DAY_BURNERS: Final = "day-burners"
 CYCLING: Final = "lamps-cycling"
 ENERGY: Final = "lamp-energy"
 BURN: Final = "lamp-burn"
+ROADS: Final = "roads-within-limit"
 AUTONOMY: Final = "solar-autonomy"
 
 # By inspection: assessable when seen for this much of its due time, and then lit when it was for
@@ -59,9 +50,10 @@ COUNTER_POWER_W: Final = 5_000.0
 COUNTER_STEP_WH: Final = 1_000
 # From how many lamps on how many may be dark; None: no rule.
 ROAD_LIMITS: Final[tuple[tuple[int, int | None], ...]] = ((200, None), (150, 4), (100, 3), (0, 2))
-# What a lamp's battery must have been seen to do before its autonomy is told.
+# What a lamp's battery must have been seen to do in a night before its autonomy is told.
 AUTONOMY_BURN_MIN_US: Final = 3 * _HOUR_US
-AUTONOMY_FALL_MIN_PCT: Final = 5.0
+AUTONOMY_FALL_MIN_PCT: Final = 5
+_FULL: Final = 100 * 100  # a full battery, in hundredths of a point
 
 INDICATORS: Final[tuple[Definition, ...]] = (
     Definition(
@@ -180,23 +172,48 @@ INDICATORS: Final[tuple[Definition, ...]] = (
             "maintenance or not. Unknown time does not count.",
         },
     ),
-)
-# Not of an area's day but of one lamp's last nights; an area shows the median of its lamps.
-SOLAR_AUTONOMY: Final = Definition(
-    id=AUTONOMY,
-    domain="lighting",
-    shape="times",
-    parts="us",
-    name={"zh-CN": "太阳能蓄电续航", "en": "Solar autonomy"},
-    formula={
-        "zh-CN": "太阳能蓄电续航（小时）= 100 % ÷ 亮灯时每小时的电量下降。"
-        "取已知一直亮灯的相邻两次电量上报；亮灯不足 3 小时或下降不足 5 个百分点时不予计算。"
-        "区域取各灯的中位数。",
-        "en": "Solar autonomy (hours) = 100 % / fall of the battery's charge per hour of burning, "
-        "between battery reports in a row with the lamp known to be lit throughout; not told from "
-        "under 3 hours of burning or a fall of under 5 points. An area shows the median of its "
-        "lamps.",
-    },
+    Definition(
+        id=ROADS,
+        domain="lighting",
+        shape="share",
+        parts="roads",
+        name={"zh-CN": "道路灭灯达标率", "en": "Roads within their limit"},
+        formula={
+            "zh-CN": "道路灭灯达标率 = 灭灯盏数未超限的道路 ÷ 可判定的道路，按夜逐条计。"
+            "当夜有应亮时间的灯不足 100 盏的道路灭灯不得超过 2 盏，100 至 149 盏不超过 3 盏，"
+            "150 至 199 盏不超过 4 盏（长沙市的做法）；200 盏及以上的按亮灯率考核，不计入。"
+            "灭灯：可知时间达到应亮时间 90 % 且亮灯时间不足可知时间 95 % 的灯。"
+            "不可判定的灯可能使道路超限时，该道路为未知：下限按超限计，上限按未超限计。"
+            "多夜为各夜道路数之和。道路属于社区，社区以下不再分。",
+            "en": "Roads within their limit = roads with no more dark lamps than allowed / roads "
+            "of which it can be told, each night. Allowed are 2 on a road of under 100 lamps with "
+            "due time that night, 3 of 100-149, 4 of 150-199 (practice in Changsha); roads of 200 "
+            "or more are judged by the share of their lamps and do not count. Dark: known for at "
+            "least 90 % of its due time and lit for less than 95 % of that. A road that lamps not "
+            "assessable may bring over its limit is unknown: the lower bound counts it as over, "
+            "the upper bound as within. Several nights: the sum of their roads. A road belongs to "
+            "a community, not to a part of it.",
+        },
+    ),
+    Definition(
+        id=AUTONOMY,
+        domain="lighting",
+        shape="times",
+        parts="us",
+        name={"zh-CN": "太阳能蓄电续航", "en": "Solar autonomy"},
+        formula={
+            "zh-CN": "太阳能蓄电续航 = 100 % ÷ 亮灯时单位时间的电量下降，每盏太阳能灯每夜一个数值。"
+            "取当日（正午至次日正午）内已知一直亮灯的相邻两次电量上报，其间的回升抵减下降；"
+            "电量取至百分之一个百分点。当夜如此亮灯不足 3 小时或下降不足 5 个百分点时不予计算。"
+            "检修期间和未投用时的不计。中位数和第 90 百分位取实际出现的值（最近秩法）。",
+            "en": "Solar autonomy = 100 % / fall of the battery's charge per time of burning, one "
+            "value per solar lamp and night. Of each two battery reports in a row in the day (noon "
+            "to noon) between which the lamp is known to be lit throughout; a rise is taken off "
+            "the fall; charges are taken to a hundredth of a point. Not told of a night with under "
+            "3 hours of such burning or a fall of under 5 points. Maintenance and time out of "
+            "service do not count. Median and 90th percentile by nearest rank.",
+        },
+    ),
 )
 
 
@@ -258,6 +275,7 @@ class LampDay:
         light: From when to when the lamp is known to have been lit or dark, as its readings of the
             day and those that still hold when it begins say.
         energy_wh: What it used while in service (`energy_wh`); None where nothing tells.
+        charges: What its battery held at which instants of the day, per cent, in any order.
     """
 
     subject: Subject
@@ -266,6 +284,7 @@ class LampDay:
     energy_wh: int | None = None
     road: str = ""
     life: str = "in_service"
+    charges: Sequence[tuple[int, float]] = ()
 
 
 def reach_us(max_silence_us: int) -> int:
@@ -619,49 +638,77 @@ def by_road(nights: Sequence[LampNight]) -> list[RoadNight]:
     ]
 
 
+def tally_roads(roads: Iterable[RoadNight], community: str) -> dict[Key, Tally]:
+    """Add up ``roads-within-limit`` of one community's night: within / (within + over), roads.
+
+    What cannot be told is the rest of the total; a road to which no rule applies does not count.
+    ``subjects`` counts the lamps of those that do.
+    """
+    judged = [road for road in roads if road.verdict is not None]
+    if not judged:
+        return {}
+    verdicts = [road.verdict for road in judged]
+    lamps = sum(road.lamps for road in judged)
+    tally = Tally(verdicts.count("met"), verdicts.count("not_met"), len(judged), lamps)
+    return {Key(ROADS, community): tally}
+
+
 # -- solar lamps ----------------------------------------------------------------------------------
 
 
-def solar_autonomy_h(
-    readings: Sequence[LampReading], max_silence_us: int, rated_power_w: float | None = None
-) -> float | None:
-    """Return how many hours a solar lamp's full battery keeps it burning, or None.
-
-    100 % / (fall of ``battery_pct`` per hour of burning), over all pairs of battery readings in a
-    row between which the lamp is known to have been lit throughout; a rise in between is taken
-    off the fall. Of two readings with one instant the lower charge counts.
+def autonomies(lamps: Iterable[LampDay], until_us: int | None = None) -> list[Duration]:
+    """Return the autonomy of each lamp whose battery tells of it in one day.
 
     Args:
-        readings: Those of the last nights, in any order.
-        max_silence_us: How long one of them holds when no later one comes.
-        rated_power_w: For lamps that tell of light by their power only.
+        lamps: Those that are to be counted; most have no battery.
+        until_us: What lies after has not come yet; None where the day is over.
+    """
+    found: list[Duration] = []
+    for lamp in lamps:
+        subject = _subject(lamp, until_us)
+        took_us = solar_autonomy_us(lamp, subject)
+        if took_us is not None:
+            found.append(
+                Duration(AUTONOMY, subject.area, subject.device_id, subject.whole[1], took_us)
+            )
+    return found
+
+
+def solar_autonomy_us(lamp: LampDay, subject: Subject) -> int | None:
+    """Return how long a solar lamp's full battery keeps it burning, microseconds, or None.
+
+    100 % / (fall of ``battery_pct`` per time of burning), rounded half up, over all pairs of
+    battery readings in a row within the day and time that counts between which the lamp is known
+    to have been lit throughout; a rise in between is taken off the fall. Charges are rounded to
+    hundredths of a point; of two readings with one instant the lower charge counts.
+
+    Args:
+        lamp: Its day.
+        subject: What counts of the day, as far as it has come.
 
     Returns:
-        Hours; None where under three hours of burning or a fall of under five points (what a
-        battery reading may be off) were seen: too little to tell by.
+        None where under three hours of burning or a fall of under five points (what a battery
+        reading may be off) were seen: too little to tell by.
     """
-    charge: dict[int, float] = {}
-    for reading in readings:
-        if reading.battery_pct is not None:
-            charge[reading.at_us] = min(reading.battery_pct, charge.get(reading.at_us, math.inf))
-    words = (
-        (reading.at_us, lighting.is_lit(reading.lit, reading.power_w, rated_power_w))
-        for reading in readings
-    )
-    burning = [run for run in runs(words, max_silence_us) if run.good]
-    falls: list[float] = []
-    burned_us = 0
-    for (start, before), (end, after) in pairwise(sorted(charge.items())):
-        if any(run.start <= start and end <= run.end for run in burning):
-            falls.append(before - after)
-            burned_us += end - start
-    fall = math.fsum(falls)
-    if burned_us < AUTONOMY_BURN_MIN_US or fall < AUTONOMY_FALL_MIN_PCT:
+    start, end = subject.whole
+    charge: dict[int, int] = {}
+    for at_us, battery_pct in lamp.charges:
+        if start <= at_us < end:
+            level = half_up(battery_pct, 2)
+            charge[at_us] = min(level, charge.get(at_us, level))
+    if len(charge) < 2:  # the common case: it has no battery
         return None
-    return 100 * burned_us / _HOUR_US / fall
-
-
-def median_autonomy_h(lamps: Iterable[float | None]) -> tuple[float | None, int]:
-    """Return the median of an area's lamps, hours, and how many of them tell."""
-    known = [hours for hours in lamps if hours is not None]
-    return (median(known) if known else None), len(known)
+    burning = [
+        (max(run.start, begin), min(run.end, stop))
+        for run in lamp.light
+        if run.good
+        for begin, stop in subject.counted
+    ]
+    fall = burned_us = 0
+    for (before, from_level), (after, to_level) in pairwise(sorted(charge.items())):
+        if any(begin <= before and after <= stop for begin, stop in burning):
+            fall += from_level - to_level
+            burned_us += after - before
+    if burned_us < AUTONOMY_BURN_MIN_US or fall < 100 * AUTONOMY_FALL_MIN_PCT:
+        return None
+    return (2 * _FULL * burned_us + fall) // (2 * fall)

@@ -18,14 +18,14 @@ forecast are our own definitions; no official formula was found.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
-from functools import lru_cache
 from itertools import combinations
 from math import ceil, isfinite
 from statistics import median
 from typing import Final, NamedTuple
 
 from ingest.indicators.definition import Definition, Target
+from ingest.indicators.duration import Duration
+from ingest.indicators.rounding import half_up
 from ingest.indicators.spans import Span, overlap
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally, add_up
@@ -35,6 +35,7 @@ RECOVERED: Final = "refuse-recovered"
 OVERFLOW: Final = "bin-overflow"
 REPORTING: Final = "bins-reporting"
 MISSED: Final = "collections-missed"
+TIME_TO_EMPTY: Final = "time-to-empty"
 
 FULL_PCT: Final = 90
 EMPTIED_BY_PCT: Final = 30
@@ -133,6 +134,28 @@ INDICATORS: Final[tuple[Definition, ...]] = (
             "of service are not counted but listed beside it.",
         },
     ),
+    Definition(
+        id=TIME_TO_EMPTY,
+        domain="refuse",
+        shape="times",
+        parts="us",
+        name={"zh-CN": "满桶清运用时", "en": "Time to empty"},
+        formula={
+            "zh-CN": "满桶清运用时 = 自上报满度达到 90 % 至清空的时间，计入清空的当日；"
+            "清空：满度较其后最高值下降至少 30 个百分点。"
+            "中位数和第 90 百分位取实际出现的值（最近秩法）。"
+            "当日仍未清空的，以及等待中超过三个上报周期没有上报的（计入失去上报的当日）："
+            "下限按已知的等待时间计，上限按无限长计。向前最多追溯 7 天。"
+            "检修期间和未投用时的清空不计。",
+            "en": "Time to empty = from the report of a level of 90 % or more until the bin was "
+            "emptied, on the day it was: its level fell by at least 30 points from the highest "
+            "since. Median and 90th percentile by nearest rank, so each is a time that did occur. "
+            "A bin that still waits on a day that runs, and one that fell silent for more than "
+            "three reporting periods while it waited (on the day it did), count in the lower "
+            "bound with the time known, in the upper bound as endless. Followed back for 7 days "
+            "at most. Emptyings during accepted maintenance or out of service do not count.",
+        },
+    ),
 )
 
 
@@ -227,12 +250,50 @@ def waits(levels: Iterable[Level], max_silence_us: int) -> list[Wait]:
     return _waits(_steps(levels), max_silence_us)
 
 
-def time_to_empty(levels: Iterable[Level], max_silence_us: int) -> list[int]:
-    """Return the times from reaching 90 % to the emptying, microseconds, in order.
+def times_to_empty(
+    subjects: Sequence[Subject], levels: Mapping[int, Sequence[Level]], until_us: int
+) -> list[Duration]:
+    """Return one day's times from reaching 90 % to the emptying, by device and in order.
 
-    A bin that fell silent in between has none: when it was emptied is not known.
+    Not finished are those of bins that fell silent that day, for when they were emptied is not
+    known, and, where the day runs, of bins that still wait.
+
+    Args:
+        subjects: The bins that are to be counted.
+        levels: By device id, in any order; as for `tally`.
+        until_us: What lies after has not come yet.
     """
-    return [wait.end_us - wait.full_us for wait in waits(levels, max_silence_us) if wait.emptied]
+    return [
+        Duration(
+            TIME_TO_EMPTY,
+            subject.area,
+            subject.device_id,
+            min(wait.end_us, come.whole[1]),
+            min(wait.end_us, come.whole[1]) - wait.full_us,
+            wait.emptied,
+        )
+        for subject in subjects
+        for come in (subject.until(until_us),)
+        for wait in _waits_of_day(
+            come, levels.get(subject.device_id, ()), runs=until_us < subject.whole[1]
+        )
+    ]
+
+
+def _waits_of_day(subject: Subject, levels: Sequence[Level], *, runs: bool) -> Iterator[Wait]:
+    """Yield the waits that are over in a day as far as it has come, or go on while it runs."""
+    start, end = subject.whole
+    # The common case: nothing waits that was never full, and rounding costs more than looking.
+    if all(level.fill_pct is None or level.fill_pct < FULL_PCT - 1 for level in levels):
+        return
+    known = (level for level in levels if start - LOOKBACK_US <= level.at_us < end)
+    for wait in waits(known, subject.max_silence_us):
+        is_over = start <= wait.end_us < end
+        # Until the end of its hold the last level speaks of the time to come, too.
+        if (is_over or (runs and wait.end_us >= end)) and subject.why_excluded(
+            wait.end_us if is_over else end - 1
+        ) is None:
+            yield wait
 
 
 def forecast(levels: Iterable[Level], now_us: int) -> Forecast | None:
@@ -419,20 +480,10 @@ def _grams(subject: Subject, deposit: Deposit) -> int:
     weight_kg = deposit.weight_kg
     if not (isfinite(weight_kg) and weight_kg >= 0):
         raise ValueError(f"device {subject.device_id}: not a weight: {weight_kg} kg, in {deposit}")
-    return _half_up(weight_kg, 3)
+    return half_up(weight_kg, 3)
 
 
 def _hundredths(fill_pct: float) -> int:
     if not (isfinite(fill_pct) and fill_pct >= 0):
         raise ValueError(f"not a level: {fill_pct} %")
-    return _half_up(fill_pct, 2)
-
-
-@lru_cache(maxsize=50_000)
-def _half_up(value: float, digits: int) -> int:
-    """Return ``value`` in units of the last of ``digits`` behind the point.
-
-    What the sensor wrote is rounded, not what became of it: the tables keep single precision,
-    which brings back seven digits, and 1.0005 read from one in binary is 1.00049996.
-    """
-    return int(Decimal(f"{value:.7g}").scaleb(digits).to_integral_value(ROUND_HALF_UP))
+    return half_up(fill_pct, 2)

@@ -45,15 +45,23 @@ BEGIN
 END $$;
 CREATE AGGREGATE sum_by_reason(jsonb) (sfunc = plus_by_reason, stype = jsonb, initcond = '{}');
 
+-- Where areas lay, day by day: as when the day ended, so a change at noon is one of that day.
+CREATE VIEW area_lay AS
+SELECT area, path,
+       coalesce(((lower(during) AT TIME ZONE time_zone) - interval '1 us')::date, '-infinity')
+           AS since,
+       coalesce(((upper(during) AT TIME ZONE time_zone) - interval '1 us')::date, 'infinity')
+           AS until
+FROM area_version;
+
 -- Where an area lay on a day: itself and all above it, each with what that lay in.
 CREATE FUNCTION places_on(own text, on_day date, OUT area text, OUT parent text) RETURNS SETOF record
 LANGUAGE sql STABLE ROWS 4 AS $$
     SELECT replace(path[level], '_', '-'), coalesce(replace(path[level - 1], '_', '-'), '')
     FROM (
-        SELECT string_to_array(v.path::text, '.') AS path
-        FROM area_version AS v
-        -- As it was when the day ended.
-        WHERE v.area = own AND v.during @> (on_day + 1)::timestamp AT TIME ZONE v.time_zone
+        SELECT string_to_array(l.path::text, '.') AS path
+        FROM area_lay AS l
+        WHERE l.area = own AND l.since <= on_day AND on_day < l.until
     ) AS stood, generate_subscripts(stood.path, 1) AS level
 $$;
 

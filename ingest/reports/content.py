@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from ingest.indicators.definition import Definition, Language, Parts, Target, Text
 from ingest.indicators.rate import Verdict
+from ingest.store.road_nights import RoadNights
 
 # What a value is told in: a share as a fraction, a sum in its parts, a rate per mille and year, a
 # time in microseconds.
@@ -126,6 +127,32 @@ class InputRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Restated:
+    """A final number of one day that was restated, in the indicator's parts.
+
+    Attributes:
+        revision: Of what stood there before; what came then is one more.
+        was_good: Known good before; with ``was_bad`` and ``was_total`` as in an `InputRow`.
+        good: Known good after it, which may itself have been restated since.
+        reason: Why, as a code.
+    """
+
+    indicator: str
+    day: date
+    area: str
+    kind: str
+    revision: int
+    was_good: int
+    was_bad: int
+    was_total: int
+    good: int
+    bad: int
+    total: int
+    replaced_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A month of one area.
 
@@ -141,6 +168,9 @@ class Report:
         children: The areas below, in the order in which they are shown; may be empty.
         inputs: In the order in which they are shown.
         definitions: Every indicator that occurs above, once.
+        roads: Roads with lamps that were due, the worst first; may be cut.
+        restated: Numbers of days that changed after they were final, the latest change first.
+        restated_count: How many there are, where ``restated`` is cut.
     """
 
     area_id: str
@@ -156,6 +186,9 @@ class Report:
     children: tuple[ChildRow, ...]
     inputs: tuple[InputRow, ...]
     definitions: tuple[Definition, ...]
+    roads: tuple[RoadNights, ...] = ()
+    restated: tuple[Restated, ...] = ()
+    restated_count: int = 0
 
     def __post_init__(self) -> None:
         if self.month.day != 1:
@@ -165,6 +198,7 @@ class Report:
         known = {definition.id for definition in self.definitions}
         used = {number.indicator for number in self._all_numbers()} | set(self.daily)
         used |= {row.indicator for row in self.inputs}
+        used |= {row.indicator for row in self.restated}
         if unknown := used - known:
             raise ValueError(f"not defined in the report: {', '.join(sorted(unknown))}")
 

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The monthly report as one long table: UTF-8 with a byte order mark, which spreadsheets expect.
 
-One row a fact: a number of the month, a day, a number of an area below, a stored input. Figures are
-exact and in the unit that stands beside them: shares as fractions, parts as whole numbers.
+One row a fact: a number of the month, a day, a number of an area below, a stored input, a road, a
+number that was restated. Figures are exact and in the unit that stands beside them: shares as
+fractions, parts as whole numbers.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from typing import IO, Final
+from zoneinfo import ZoneInfo
 
 from ingest.indicators.definition import Definition, Language
 from ingest.reports.content import Number, Progress, Report
@@ -21,6 +23,8 @@ from ingest.reports.words import (
     missing_text,
     printable,
     raw_unit,
+    reason_text,
+    stated,
     unit_name,
     word,
 )
@@ -54,6 +58,24 @@ COLUMNS: Final[tuple[str, ...]] = (
     "status",
     "revision",
     "rule_version",
+    # Of restated numbers: what they were before.
+    "was",
+    "was_good",
+    "was_bad",
+    "was_total",
+    "replaced_at",
+    "reason",
+    # Of roads: nights by verdict, lamps and dark ones.
+    "road",
+    "nights",
+    "nights_met",
+    "nights_not_met",
+    "nights_undetermined",
+    "lamps",
+    "dark",
+    "unknown_lamps",
+    "dark_max",
+    "worst_night",
 )
 # Rows between two calls of ``progress``, and between two writes.
 _CHUNK: Final = 2_000
@@ -105,7 +127,8 @@ def _cell(value: str | float | None) -> str | int | float:
 def _count(report: Report) -> int:
     days = sum(len(days) for days in report.daily.values())
     below = sum(len(child.numbers) for child in report.children)
-    return len(report.numbers) + days + below + len(report.inputs)
+    facts = (report.numbers, report.inputs, report.roads, report.restated)
+    return days + below + sum(map(len, facts))
 
 
 def _rows(report: Report) -> Iterator[Row]:
@@ -160,6 +183,59 @@ def _rows(report: Report) -> Iterator[Row]:
             "status": word(stored.status, language),
             "revision": stored.revision,
             "rule_version": stored.rule_version,
+        }
+
+    yield from _roads(report)
+    yield from _restated(report, known)
+
+
+def _roads(report: Report) -> Iterator[Row]:
+    for road in report.roads:
+        yield {
+            "record": word("record.road", report.language),
+            "area": area_name(report, road.community),
+            "area_code": road.community,
+            "road": road.road,
+            "nights": road.nights,
+            "nights_met": road.met,
+            "nights_not_met": road.not_met,
+            "nights_undetermined": road.undetermined,
+            "lamps": road.lamps,
+            "dark": road.dark,
+            "unknown_lamps": road.unknown,
+            "dark_max": road.dark_max,
+            "worst_night": f"{road.worst_night}",
+        }
+
+
+def _restated(report: Report, known: Mapping[str, Definition]) -> Iterator[Row]:
+    language = report.language
+    for one in report.restated:
+        definition = known[one.indicator]
+        share = definition.shape == "share"
+        yield {
+            "record": word("record.restated", language),
+            "area": area_name(report, one.area),
+            "area_code": one.area,
+            **_indicator(definition, one.kind, language),
+            "day": f"{one.day}",
+            "value": stated(definition, one.good, one.bad),
+            "was": stated(definition, one.was_good, one.was_bad),
+            "unit": word("raw.fraction", language)
+            if share
+            else raw_unit(definition.parts, language),
+            "good": one.good,
+            "bad": one.bad,
+            "total": one.total,
+            "was_good": one.was_good,
+            "was_bad": one.was_bad,
+            "was_total": one.was_total,
+            "parts": raw_unit(definition.parts, language),
+            "revision": one.revision + 1,
+            "replaced_at": one.replaced_at.astimezone(ZoneInfo(report.time_zone)).isoformat(
+                timespec="seconds"
+            ),
+            "reason": reason_text(one.reason, language),
         }
 
 

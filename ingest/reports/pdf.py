@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC
 from typing import IO, Final
 from xml.sax.saxutils import escape
+from zoneinfo import ZoneInfo
 
 from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.pagesizes import A4
@@ -51,6 +52,7 @@ from ingest.reports.content import Number, Report
 from ingest.reports.words import (
     SCALES,
     amount,
+    area_name,
     bounds_text,
     domain_name,
     figure,
@@ -60,7 +62,9 @@ from ingest.reports.words import (
     path_text,
     percent,
     period_text,
+    reason_text,
     source_text,
+    stated_text,
     target_text,
     title,
     word,
@@ -68,6 +72,8 @@ from ingest.reports.words import (
 
 # Rows of areas that are printed; a city of thousands is a spreadsheet's matter.
 MOST_AREAS: Final = 400
+MOST_ROADS: Final = 30
+MOST_RESTATED: Final = 60
 # Charts by day, the shares with a target first.
 _MOST_CHARTS: Final = 4
 _MARGIN: Final = 18 * mm
@@ -187,6 +193,8 @@ def _story(report: Report) -> Iterator[Flowable]:
             ]
         )
     yield from _areas(report, text)
+    yield from _roads(report, text)
+    yield from _restated(report, text)
     yield from _exclusions(report, text)
     yield CondPageBreak(60 * mm)
     yield from _definitions(report, text)
@@ -330,6 +338,83 @@ def _areas_table(report: Report, order: Sequence[str], text: "_Setter") -> Itera
     yield table
     if len(children) > MOST_AREAS:
         note = word("table_cut", language, shown=MOST_AREAS, all=len(children))
+        yield text.paragraph(note, size=7.5, color="#5c6b7a")
+
+
+def _roads(report: Report, text: "_Setter") -> Iterator[Flowable]:
+    """Show the roads that were over their limit, or may have been."""
+    language = report.language
+    if not report.roads:
+        return
+    keys = ("road", "area_code", "nights_not_met", "nights_undetermined", "dark", "dark_max")
+    rows: list[list[Cell]] = [
+        [
+            text.cell(word(key, language), color="#5c6b7a", right=n > 1)
+            for n, key in enumerate((*keys, "worst_night"))
+        ]
+    ]
+    for road in report.roads[:MOST_ROADS]:
+        allowed = "–" if road.dark_max is None else str(road.dark_max)
+        dark = f"{road.dark} / {road.lamps}"
+        figures = (f"{road.not_met} / {road.nights}", str(road.undetermined), dark, allowed)
+        rows.append(
+            [
+                text.cell(road.road),
+                text.cell(area_name(report, road.community) or road.community),
+                *(text.cell(shown, right=True) for shown in figures),
+                text.cell(f"{road.worst_night}", right=True),
+            ]
+        )
+    yield CondPageBreak(40 * mm)
+    yield from _section(text, word("roads", language))
+    scale = _WIDTH / 174
+    widths = [40, 36, 21, 21, 18, 16, 22]
+    table = Table(rows, colWidths=[width * scale for width in widths], repeatRows=1)
+    table.setStyle(_TABLE_STYLE)
+    yield table
+    if len(report.roads) > MOST_ROADS:
+        note = word("roads_cut", language, shown=MOST_ROADS)
+        yield text.paragraph(note, size=7.5, color="#5c6b7a")
+
+
+def _restated(report: Report, text: "_Setter") -> Iterator[Flowable]:
+    """Show what changed after it was final: when, from what to what, and why."""
+    language = report.language
+    yield CondPageBreak(40 * mm)
+    yield from _section(text, word("restated", language))
+    if not report.restated:
+        yield text.paragraph(word("none_restated", language))
+        return
+    yield text.paragraph(word("restated_note", language), size=7.5, color="#5c6b7a")
+    keys = ("replaced_at", "indicator", "day", "area", "was", "became", "reason")
+    rows: list[list[Cell]] = [
+        [
+            text.cell(word(key, language), color="#5c6b7a", right=n in {4, 5})
+            for n, key in enumerate(keys)
+        ]
+    ]
+    zone = ZoneInfo(report.time_zone)
+    for one in report.restated[:MOST_RESTATED]:
+        definition = report.definition(one.indicator)
+        name = definition.name[language]
+        rows.append(
+            [
+                text.cell(f"{one.replaced_at.astimezone(zone):%Y-%m-%d %H:%M}"),
+                text.cell(f"{name} · {kind_name(one.kind, language)}" if one.kind else name),
+                text.cell(f"{one.day}"),
+                text.cell(area_name(report, one.area) or one.area),
+                text.cell(stated_text(definition, one.was_good, one.was_bad, language), right=True),
+                text.cell(stated_text(definition, one.good, one.bad, language), right=True),
+                text.cell(reason_text(one.reason, language)),
+            ]
+        )
+    widths = [30, 34, 20, 26, 20, 20, 24]
+    table = Table(rows, colWidths=[width * _WIDTH / 174 for width in widths], repeatRows=1)
+    table.setStyle(_TABLE_STYLE)
+    yield table
+    if report.restated_count > MOST_RESTATED:
+        shown = min(MOST_RESTATED, len(report.restated))
+        note = word("restated_cut", language, shown=shown, all=report.restated_count)
         yield text.paragraph(note, size=7.5, color="#5c6b7a")
 
 

@@ -7,14 +7,16 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from ingest import numbers
 from ingest.errors import OperatorError
+from ingest.indicators import security
 from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.definition import Language, Text
 from ingest.numbers import Period, Question
-from ingest.reports.content import ChildRow, Day, InputRow, Number, Report
+from ingest.reports.content import ChildRow, Day, InputRow, Number, Report, Restated
+from ingest.store import road_nights
 from ingest.store.sums import Sum, parameters, query
 
 # What is told of each area below: one number each.
@@ -22,6 +24,12 @@ HEADLINES: Final = ("lighting-uptime", "equipment-good", "refuse-sorted", "incid
 # With more rows of inputs than this a sheet is slow to make and to open: then each day of the whole
 # area is one row, and still they add up to the numbers.
 INPUTS_MAX: Final = 50_000
+# The worst roads and the latest restatements: a city has tens of thousands.
+ROADS_MAX: Final = 500
+RESTATED_MAX: Final = 5_000
+# Stored days of these count what is not settled, or false: nothing of it is told where rules are
+# hidden from the asker (`ingest.question.Question`).
+UNSETTLED: Final = frozenset({security.INCIDENT_RATE, security.FALSE_ALARMS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,12 @@ async def read_report(
 
     definitions = list(INDICATORS.values())
     total = await numbers.read(conn, definitions, question("total"))
-    daily = await numbers.read(conn, definitions, question("day"))
+    # Times of one day are too few for a median to say anything.
+    by_day = [one for one in definitions if one.shape != "times"]
+    daily = await numbers.read(conn, by_day, question("day"))
+    restated, restated_count = await _restated(
+        conn, here, scope or here.path, month, end, hidden=bool(hidden)
+    )
     headlines = [INDICATORS[name] for name in HEADLINES]
     below = await numbers.read(conn, headlines, question("child"))
     return Report(
@@ -102,11 +115,16 @@ async def read_report(
                 for one in daily
                 if one.number.indicator == definition.id and not one.number.kind
             )
-            for definition in definitions
+            for definition in by_day
         },
         children=await _children(conn, here, below),
-        inputs=await _inputs(conn, here, scope or here.path, month, end),
+        inputs=await _inputs(conn, here, scope or here.path, month, end, hidden=bool(hidden)),
         definitions=tuple(definitions),
+        roads=tuple(
+            await road_nights.worst(conn, here.path, scope or here.path, (month, end), ROADS_MAX)
+        ),
+        restated=restated,
+        restated_count=restated_count,
     )
 
 
@@ -155,9 +173,52 @@ async def _children(
     )
 
 
+async def _restated(
+    conn: AsyncConnection[Any], here: _Area, scope: str, first: date, end: date, *, hidden: bool
+) -> tuple[tuple[Restated, ...], int]:
+    """Return the latest restatements of the month's days, and how many there are."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            """
+            SELECT count(*) OVER () AS of, r.indicator, r.day, r.area, r.kind, r.revision,
+                   r.good AS was_good, r.bad AS was_bad, r.total AS was_total,
+                   coalesce(n.good, d.good) AS good,
+                   coalesce(n.bad, d.bad) AS bad, coalesce(n.total, d.total) AS total,
+                   r.replaced_at, r.reason
+            FROM area_day_revision AS r
+            JOIN area AS a ON a.area = r.area
+            JOIN area_day AS d ON (d.area, d.indicator, d.day, d.kind)
+                                  = (r.area, r.indicator, r.day, r.kind)
+            LEFT JOIN area_day_revision AS n ON (n.area, n.indicator, n.day, n.kind)
+                                                = (r.area, r.indicator, r.day, r.kind)
+                                                AND n.revision = r.revision + 1
+            WHERE r.indicator = ANY (%(indicators)s)
+              AND r.day >= %(first)s AND r.day < %(end)s
+              AND a.path <@ %(area)s::ltree
+              AND a.path <@ %(scope)s::ltree  -- invariant 9
+            ORDER BY r.replaced_at DESC, r.indicator, r.day, r.area, r.kind, r.revision DESC
+            LIMIT %(limit)s
+            """,
+            {
+                "indicators": [one for one in INDICATORS if not (hidden and one in UNSETTLED)],
+                "first": first,
+                "end": end,
+                "area": here.path,
+                "scope": scope,
+                "limit": RESTATED_MAX,
+            },
+        )
+        rows = await cursor.fetchall()
+    count = rows[0]["of"] if rows else 0
+    return tuple(
+        Restated(**{name: row[name] for name in row if name != "of"}) for row in rows
+    ), count
+
+
 async def _inputs(
-    conn: AsyncConnection[Any], here: _Area, scope: str, first: date, end: date
+    conn: AsyncConnection[Any], here: _Area, scope: str, first: date, end: date, *, hidden: bool
 ) -> tuple[InputRow, ...]:
+    indicators = [one for one in INDICATORS if not (hidden and one in UNSETTLED)]
     async with conn.cursor(row_factory=class_row(InputRow)) as cursor:
         await cursor.execute(
             """
@@ -173,7 +234,7 @@ async def _inputs(
             LIMIT %(limit)s
             """,
             {
-                "indicators": list(INDICATORS),
+                "indicators": indicators,
                 "first": first,
                 "end": end,
                 "area": here.path,
@@ -184,7 +245,7 @@ async def _inputs(
         rows = await cursor.fetchall()
     if len(rows) <= INPUTS_MAX:
         return tuple(rows)
-    asked = parameters(list(INDICATORS), here.path, scope, (first, end), "day")
+    asked = parameters(indicators, here.path, scope, (first, end), "day")
     async with conn.cursor(row_factory=class_row(Sum)) as cursor:
         await cursor.execute(query("day"), asked)
         return tuple(

@@ -144,6 +144,50 @@ _WORDS: Final[Mapping[str, Text]] = {
         "even the upper bound does not. Otherwise undetermined. Where lower is better, the bounds "
         "change places. The bounds of an incident rate are the ends of its 95 % interval.",
     },
+    "roads": {"zh-CN": "道路灭灯", "en": "Roads"},
+    "road": {"zh-CN": "道路", "en": "Road"},
+    "nights": {"zh-CN": "夜数", "en": "Nights"},
+    "nights_met": {"zh-CN": "达标夜数", "en": "Nights within limit"},
+    "nights_not_met": {"zh-CN": "超限夜数", "en": "Nights over limit"},
+    "nights_undetermined": {"zh-CN": "不能判定夜数", "en": "Nights undetermined"},
+    "lamps": {"zh-CN": "灯数", "en": "Lamps"},
+    "dark": {"zh-CN": "最多灭灯", "en": "Most dark"},
+    "unknown_lamps": {"zh-CN": "当夜不可判定", "en": "Not assessable then"},
+    "dark_max": {"zh-CN": "允许灭灯", "en": "Dark allowed"},
+    "worst_night": {"zh-CN": "最差一夜", "en": "Worst night"},
+    "roads_cut": {
+        "zh-CN": "此处列出最差的 {shown} 条道路；其余见 XLSX 和 CSV 报表。",
+        "en": "The {shown} worst roads; the XLSX and CSV reports hold more.",
+    },
+    "restated": {"zh-CN": "重新计算记录", "en": "Restated"},
+    "restated_note": {
+        "zh-CN": "结算后又重新计算的逐日数值：原值、新值和原因，最近的在前。",
+        "en": "Numbers of days that changed after they were final: what they were, what they "
+        "became, and why; the latest change first.",
+    },
+    "restated_cut": {
+        "zh-CN": "此处列出最近的 {shown} 条，共 {all} 条。",
+        "en": "The latest {shown} of {all} are listed here.",
+    },
+    "none_restated": {
+        "zh-CN": "本期没有结算后重新计算的数值。",
+        "en": "No number of this period was restated after it was final.",
+    },
+    "replaced_at": {"zh-CN": "重新计算时间", "en": "Restated at"},
+    "was": {"zh-CN": "原值", "en": "Was"},
+    "became": {"zh-CN": "新值", "en": "Became"},
+    "was_good": {"zh-CN": "原好（分子）", "en": "Good before"},
+    "was_bad": {"zh-CN": "原不好", "en": "Bad before"},
+    "was_total": {"zh-CN": "原应计合计", "en": "All that counted before"},
+    "reason.late": {"zh-CN": "收到补传数据", "en": "data arrived late"},
+    "reason.maintenance": {"zh-CN": "检修登记有变", "en": "maintenance was changed"},
+    "reason.registry": {"zh-CN": "设施台账有变", "en": "the register was changed"},
+    "reason.incident": {"zh-CN": "案事件记录有变", "en": "an incident record was changed"},
+    "reason.opened": {"zh-CN": "首次计算", "en": "the day was opened"},
+    "reason.over": {"zh-CN": "日终结算", "en": "the day was over"},
+    "reason.running": {"zh-CN": "当日更新", "en": "the day was still running"},
+    "record.road": {"zh-CN": "道路", "en": "road"},
+    "record.restated": {"zh-CN": "重新计算", "en": "restated"},
     "page": {"zh-CN": "第 {page} 页，共 ", "en": "Page {page} of "},
     "page_end": {"zh-CN": " 页", "en": ""},
     "unit.fraction": {"zh-CN": "%", "en": "%"},
@@ -153,6 +197,7 @@ _WORDS: Final[Mapping[str, Text]] = {
     "unit.g": {"zh-CN": "千克", "en": "kg"},
     "unit.Wh": {"zh-CN": "千瓦时", "en": "kWh"},
     "unit.devices": {"zh-CN": "台", "en": "devices"},
+    "unit.roads": {"zh-CN": "条", "en": "roads"},
     "unit.cases": {"zh-CN": "件", "en": "cases"},
     "unit.person_days": {"zh-CN": "人·日", "en": "person-days"},
     "raw.fraction": {"zh-CN": "比例（0 至 1）", "en": "fraction"},
@@ -197,6 +242,7 @@ SCALES: Final[Mapping[Parts, Scale]] = {
     "g": Scale(1_000, "unit.g", 1),
     "Wh": Scale(1_000, "unit.Wh", 1),
     "devices": Scale(1, "unit.devices", 0),
+    "roads": Scale(1, "unit.roads", 0),
     "cases": Scale(1, "unit.cases", 0),
 }
 MINUTES: Final = Scale(60_000_000, "unit.minutes", 1)
@@ -376,6 +422,29 @@ def bounds_text(number: Number, definition: Definition, language: Language) -> s
     high = figure(number.upper, number, definition, language, unit=number.unit != "per_mille_year")
     low = figure(number.lower, number, definition, language, unit=False)
     return f"{low.removesuffix(' %')} – {high}"
+
+
+def reason_text(reason: str, language: Language) -> str:
+    """Return why a number was restated; a code that nobody knows is shown as it is."""
+    key = f"reason.{reason}"
+    return word(key, language) if key in _WORDS else reason
+
+
+def stated(definition: Definition, good: int, bad: int) -> float | None:
+    """Return what one stored day says by itself: a share where it is one, else the amount."""
+    if definition.shape != "share":
+        return good
+    return good / (good + bad) if good + bad else None
+
+
+def stated_text(definition: Definition, good: int, bad: int, language: Language) -> str:
+    """Return what one stored day says by itself, as people read it."""
+    value = stated(definition, good, bad)
+    if value is None:
+        return word("chart_gap", language)
+    if definition.shape == "share":
+        return percent(value, None if definition.target is None else definition.target.value)
+    return amount(value, SCALES[definition.parts], language)
 
 
 def source_text(source: str, language: Language) -> str:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The monthly report as a workbook: summary with charts, days, areas, raw inputs, definitions.
+"""The monthly report as a workbook: summary with charts, days, areas, roads, what was restated, raw
+inputs, definitions.
 
 Figures are numbers with a format, so people can go on computing with them; only the raw inputs are
 in the parts they are stored in. No text is ever a formula. The same content gives the same bytes.
@@ -13,6 +14,7 @@ from shutil import copyfileobj
 from tempfile import TemporaryFile
 from typing import IO, Final
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+from zoneinfo import ZoneInfo
 
 from openpyxl import Workbook
 from openpyxl.cell import WriteOnlyCell
@@ -32,6 +34,7 @@ from ingest.reports.words import (
     REASONS,
     SCALES,
     Scale,
+    area_name,
     domain_name,
     kind_name,
     left_out,
@@ -42,7 +45,9 @@ from ingest.reports.words import (
     period_text,
     printable,
     raw_unit,
+    reason_text,
     source_text,
+    stated,
     title,
     verdict_text,
     word,
@@ -107,6 +112,8 @@ def write_xlsx(report: Report, file: IO[bytes], progress: Progress | None = None
     last = _write_summary(summary, report)
     days_at = _write_daily(sheets, report)
     areas_at = _write_areas(sheets, report)
+    _write_roads(sheets, report)
+    _write_restated(sheets, report)
     _write_inputs(sheets, report, progress)
     _write_definitions(sheets, report)
     below = draw(summary, report, last + 2, days_at, areas_at)
@@ -363,6 +370,85 @@ def _area_row(child: ChildRow, keys: Sequence[tuple[str, str]], report: Report) 
     return row
 
 
+def _write_roads(sheets: _Sheets, report: Report) -> None:
+    """Write the roads, the worst first, with how they stood in their worst night."""
+    if not report.roads:
+        return
+    columns = {
+        "road": 26.0, "area": 28.0, "area_code": 22.0, "nights": 9.0, "nights_not_met": 12.0,
+        "nights_undetermined": 14.0, "nights_met": 12.0, "lamps": 9.0, "dark": 11.0,
+        "unknown_lamps": 13.0, "dark_max": 11.0, "worst_night": 13.0,
+    }  # fmt: skip
+    labels = {word(key, report.language): width for key, width in columns.items()}
+    sheet = sheets.table("roads", labels)
+    for road in report.roads:
+        _append(
+            sheet,
+            [
+                road.road,
+                area_name(report, road.community),
+                road.community,
+                road.nights,
+                road.not_met,
+                road.undetermined,
+                road.met,
+                road.lamps,
+                road.dark,
+                road.unknown,
+                road.dark_max,
+                Styled(road.worst_night, _DAY),
+            ],
+        )
+
+
+def _write_restated(sheets: _Sheets, report: Report) -> None:
+    """Write what was restated, from what to what, when and why."""
+    if not report.restated:
+        return
+    language = report.language
+    columns = {
+        "replaced_at": 20.0, "indicator": 30.0, "day": 12.0, "area": 28.0, "area_code": 22.0,
+        "kind": 11.0, "was": 14.0, "became": 14.0, "unit": 12.0, "reason": 28.0, "revision": 11.0,
+        "was_good": 16.0, "good": 16.0, "was_bad": 14.0, "bad": 14.0, "was_total": 16.0,
+        "total": 16.0, "parts": 13.0,
+    }  # fmt: skip
+    sheet = sheets.table("restated", {word(key, language): columns[key] for key in columns})
+    zone = ZoneInfo(report.time_zone)
+    for one in report.restated:
+        definition = report.definition(one.indicator)
+        parts = SCALES[definition.parts]
+        share = definition.shape == "share"
+        form = _PERCENT if share else _form(parts)
+
+        divisor = 1 if share else parts.divisor
+        _append(
+            sheet,
+            [
+                f"{one.replaced_at.astimezone(zone):%Y-%m-%d %H:%M:%S}",
+                definition.name[language],
+                Styled(one.day, _DAY),
+                area_name(report, one.area),
+                one.area,
+                kind_name(one.kind, language),
+                _divided(stated(definition, one.was_good, one.was_bad), divisor, form),
+                _divided(stated(definition, one.good, one.bad), divisor, form),
+                word("unit.fraction" if share else parts.unit, language),
+                reason_text(one.reason, language),
+                one.revision + 1,
+                _scaled(one.was_good, parts),
+                _scaled(one.good, parts),
+                _scaled(one.was_bad, parts),
+                _scaled(one.bad, parts),
+                _scaled(one.was_total, parts),
+                _scaled(one.total, parts),
+                word(parts.unit, language),
+            ],
+        )
+    if report.restated_count > len(report.restated):
+        shown, all_ = len(report.restated), report.restated_count
+        _append(sheet, [word("restated_cut", language, shown=shown, all=all_)])
+
+
 def _write_inputs(sheets: _Sheets, report: Report, progress: Progress | None) -> None:
     """Write what the numbers are summed from, as it is stored; on more sheets if one is full."""
     language = report.language
@@ -464,6 +550,10 @@ def _form(scale: Scale) -> str:
 
 def _scaled(parts: int | None, scale: Scale) -> Styled:
     return Styled(None if parts is None else parts / scale.divisor, _form(scale))
+
+
+def _divided(value: float | None, divisor: int, form: str) -> Styled:
+    return Styled(None if value is None else value / divisor, form)
 
 
 def _head(text: str) -> Styled:

@@ -14,20 +14,15 @@ from psycopg import Connection
 Figure = tuple[int, int, int]
 _NONE: Final[tuple[Figure, ...]] = ()
 # A query rather than a call, as in `sums`: the numbers are read over asynchronous connections.
-# An area lay on a day where it did at its end: a change at noon is one of that day.
 BELOW: Final = """
-    SELECT v.path::text, v.since, v.until, lower(p.valid), upper(p.valid), p.residents
-    FROM (
-        SELECT area, path,
-               ((lower(during) AT TIME ZONE time_zone) - interval '1 us')::date AS since,
-               ((upper(during) AT TIME ZONE time_zone) - interval '1 us')::date AS until
-        FROM area_version
-        WHERE path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
-    ) AS v
+    SELECT l.path::text, greatest(l.since, %(first)s), least(l.until, %(end)s),
+           lower(p.valid), upper(p.valid), p.residents
+    FROM area_lay AS l
     LEFT JOIN area_population AS p
-        ON p.area = v.area AND p.valid && daterange(%(first)s, %(end)s)
-    WHERE coalesce(v.since < %(end)s, true) AND coalesce(v.until > %(first)s, true)
-    ORDER BY nlevel(v.path) DESC, v.path, p.valid
+        ON p.area = l.area AND p.valid && daterange(%(first)s, %(end)s)
+    WHERE l.path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
+      AND l.since < %(end)s AND l.until > %(first)s
+    ORDER BY nlevel(l.path) DESC, l.path, p.valid
 """
 
 
@@ -96,8 +91,8 @@ def fold(rows: Iterable[Sequence[Any]], first: date, end: date) -> dict[str, Pop
     lay = [
         (
             path,
-            start if since is None else since.toordinal(),
-            stop if until is None else until.toordinal(),
+            since.toordinal(),
+            until.toordinal(),
             None
             if residents is None
             else (

@@ -138,6 +138,7 @@ def parameters(
         "scope": scope,
         "first": days[0],
         "end": days[1],
+        "by": by,
         "months": months,
         "days": single,
         "final": final,

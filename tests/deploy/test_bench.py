@@ -94,7 +94,7 @@ def test_a_wrong_number_makes_the_figure_wrong(
 def test_upkeep_is_measured_on_days_that_are_right(
     database: str, city: City, authority: Authority
 ) -> None:
-    runs = upkeep.measure(Ground(database, authority), COMMUNITIES, 10, 1, silent)
+    runs = upkeep.measure(Ground(database, authority), COMMUNITIES, 10, 1, silent, 600)
     assert [one.wrong for one in runs if one.wrong] == []
     (share,) = [one for one in runs if one.budget is not None]
     assert 0 < share.value < 1
@@ -144,7 +144,9 @@ def test_report_says_what_is_met_and_what_is_wrong(run: Measured, ok: bool, corr
 def ran(tmp_path: Path) -> Iterator[dict[str, Any]]:
     file = tmp_path / "b.json"
     arguments = ["indicators", "--json", str(file), "--communities", "2", "--lamps", "100"]
-    done = CliRunner().invoke(app, [*arguments, "--rounds", "1", "--batches", "10"])
+    done = CliRunner().invoke(
+        app, [*arguments, "--rounds", "1", "--batches", "10", "--period", "600"]
+    )
     assert done.exit_code == 0, done.output
     yield json.loads(file.read_text())
 

@@ -2,6 +2,7 @@
 """A mistake in the configuration is named with file, line and key, and all of them at once."""
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,13 @@ def test_rules_are_overridden_by_parameter(file: Path) -> None:
     assert read(file, GOOD).ingest.rules == {"lamp.dark": {"on_delay_s": 2}}
 
 
+def test_faults_and_holidays_are_told(file: Path) -> None:
+    text = GOOD.replace("[ingest]", "[ingest]\nholidays = [2026-10-01, 2026-10-02]", 1)
+    config = read(file, text + '[ingest.faults]\nlock_jammed = "ordinary"\n')
+    assert config.ingest.holidays == [date(2026, 10, 1), date(2026, 10, 2)]
+    assert config.ingest.faults == {"lock_jammed": "ordinary"}
+
+
 def test_a_byte_order_mark_is_no_mistake(file: Path) -> None:
     assert read(file, "\ufeff" + GOOD).broker.port == 8883
 
@@ -119,6 +127,18 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(file: Path) -> None:
             "on_delay_s = -2",
             "12: ingest.rules.lamp.dark.on_delay_s: Input should be greater than",
             id="rule-parameter",
+        ),
+        pytest.param(
+            "[api]",
+            '[ingest.faults]\nlock_jammed = "urgent"\n[api]',
+            "16: ingest.faults.lock_jammed: 'urgent': input should be 'emergency', 'ordinary'",
+            id="fault-class",
+        ),
+        pytest.param(
+            "[ingest]",
+            '[ingest]\nholidays = ["1 October"]',
+            "10: ingest.holidays.0: '1 October': input should be a valid date",
+            id="holiday",
         ),
         pytest.param("port = 8883", "port == 8883", "6: not TOML: Invalid value", id="not-toml"),
     ],

@@ -15,9 +15,9 @@ from edge_agent.kinds.gate import GateEvent, GateReading
 from edge_agent.kinds.lamp import LampReading
 from ingest import daily
 from ingest.daily import DailyKeeper
-from ingest.store import connect
+from ingest.store import connect, faults
 from ingest.store.devices import load_registry
-from tests.ingest.community import Bench, feed, found
+from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
 from tests.services import Broker
 
 # Two days ago: over, and final an hour later. Shanghai is eight hours ahead.
@@ -206,3 +206,117 @@ def test_verification_names_a_number_that_was_tampered_with(bench: Bench) -> Non
     assert compared > 1
     assert "lighting-uptime" in difference
     assert "computed good=5400000000 " in difference
+
+
+def bin_levels(bench: Bench, seq: int, start: datetime, *fills: float) -> None:
+    """A bin told every twenty minutes."""
+    readings = [
+        BinReading(device="c01-bin-001", at=start + n * 20 * MINUTE, fill_pct=fill)
+        for n, fill in enumerate(fills)
+    ]
+    feed(bench.telemetry(), bench.batch(seq, *readings))
+
+
+def test_late_reading_restates_how_long_a_bin_took_to_be_emptied(bench: Bench) -> None:
+    took = "SELECT took_us, finished FROM device_duration WHERE indicator = 'time-to-empty'"
+    bin_levels(bench, 1, MIDNIGHT + 10 * HOUR, *[95.0] * 7, 5.0)
+    now = datetime.now(UTC)
+    keep(bench, now)
+    assert bench.rows(took) == [{"took_us": 140 * 60 * 10**6, "finished": True}]
+    bin_levels(bench, 2, MIDNIGHT + 10 * HOUR - 20 * MINUTE, 92.0)
+    keep(bench, now + MINUTE)
+    assert bench.rows(took) == [{"took_us": 160 * 60 * 10**6, "finished": True}]
+    (row,) = numbers(bench, "time-to-empty")
+    assert (row["good"], row["revision"]) == (160 * 60 * 10**6, 2)
+    assert verify(bench)[1] == []
+    # What was wrong altogether goes away again.
+    bin_levels(bench, 3, MIDNIGHT + 12 * HOUR + 20 * MINUTE, 94.0)
+    keep(bench, now + 2 * MINUTE)
+    (silent,) = bench.rows(took)
+    assert not silent["finished"]
+    assert verify(bench)[1] == []
+
+
+def dark_night(bench: Bench, seq: int, device: str) -> None:
+    """A lamp that is dark from noon to noon, told every half hour."""
+    readings = [
+        LampReading(device=device, at=MIDNIGHT + 12 * HOUR + n * 30 * MINUTE, lit=False)
+        for n in range(48)
+    ]
+    gateway = OTHER_GATEWAY if device == "c01-lamp-101" else GATEWAY
+    feed(bench.telemetry(), bench.batch(seq, *readings, gateway=gateway, stream=f"s-{device}"))
+
+
+def test_late_readings_restate_a_road_of_too_many_dark_lamps(bench: Bench) -> None:
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute("UPDATE device_version SET road = 'Hua Road' WHERE device_id IN (1, 2, 6)")
+        conn.execute("UPDATE device SET road = 'Hua Road' WHERE kind = 'lamp'")
+    road = "SELECT road, lamps, lit, dark, dark_max, verdict FROM road_night WHERE night = %s"
+    for seq, device in enumerate(("c01-lamp-001", "c01-lamp-002"), start=1):
+        dark_night(bench, seq, device)
+    now = datetime.now(UTC)
+    keep(bench, now)
+    before = {"road": "Hua Road", "lamps": 3, "lit": 0, "dark": 2, "dark_max": 2}
+    assert bench.rows(road, DAY) == [{**before, "verdict": "undetermined"}]
+    dark_night(bench, 3, "c01-lamp-101")
+    keep(bench, now + MINUTE)
+    assert bench.rows(road, DAY) == [{**before, "dark": 3, "verdict": "not_met"}]
+    (row,) = numbers(bench, "roads-within-limit")
+    assert (row["good"], row["bad"], row["total"], row["revision"]) == (0, 1, 1, 2)
+    assert verify(bench)[1] == []
+
+
+def test_solar_lamp_tells_its_autonomy_of_each_night(bench: Bench) -> None:
+    readings = [
+        LampReading(
+            device="c01-lamp-001",
+            at=MIDNIGHT + 20 * HOUR + n * 20 * MINUTE,
+            lit=True,
+            battery_pct=90.1 - n,
+        )
+        for n in range(13)
+    ]
+    feed(bench.telemetry(), bench.batch(1, *readings))
+    keep(bench, datetime.now(UTC))
+    (row,) = bench.rows("SELECT day, took_us, finished FROM device_duration")
+    # Four hours take twelve points.
+    assert (row["day"], row["took_us"], row["finished"]) == (DAY, 400 * 3600 * 10**6 // 12, True)
+    assert verify(bench)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("UPDATE device_duration SET took_us = took_us + 1", "took_us=8400000001"),
+        ("DELETE FROM device_duration", "stored nothing, computed took_us=8400000000"),
+    ],
+)
+def test_verification_names_a_time_that_was_tampered_with(
+    bench: Bench, change: str, named: str
+) -> None:
+    bin_levels(bench, 1, MIDNIGHT + 10 * HOUR, *[95.0] * 7, 5.0)
+    keep(bench, datetime.now(UTC))
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute(change.encode())
+    _, (difference,) = verify(bench)
+    assert named in difference
+
+
+def test_verification_names_a_road_that_was_tampered_with(bench: Bench) -> None:
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute("UPDATE device_version SET road = 'Hua Road'")
+        conn.execute("UPDATE device SET road = 'Hua Road' WHERE kind = 'lamp'")
+    dark_night(bench, 1, "c01-lamp-001")
+    keep(bench, datetime.now(UTC))
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute("UPDATE road_night SET lit = lit + 1 WHERE dark > 0")
+    _, (difference,) = verify(bench)
+    assert "road Hua Road: stored lamps=3 lit=1 dark=1" in difference
+
+
+def test_configuration_of_faults_replaces_what_stood_there(bench: Bench) -> None:
+    with psycopg.connect(bench.dsn, autocommit=True) as conn:
+        faults.configure(conn, {"driver": "major", "lock": "ordinary"}, [DAY, DAY])
+        faults.configure(conn, {"driver": "emergency"}, [DAY])
+    assert bench.rows("SELECT * FROM fault_class") == [{"fault": "driver", "class": "emergency"}]
+    assert bench.rows("SELECT * FROM holiday") == [{"day": DAY}]

@@ -55,6 +55,16 @@ class Row(NamedTuple):
     stream: str | None = None
 
 
+def told(
+    number: st.SearchStrategy[int],
+    at_us: st.SearchStrategy[int],
+    **says: st.SearchStrategy[object],
+) -> st.SearchStrategy[Row]:
+    """Readings that say this, and nothing else."""
+    silent = {name: st.none() for name in Row._fields[2:]}
+    return st.builds(Row, number, at_us, **{**silent, **says})
+
+
 def store(conn: psycopg.Connection, kind: str, rows: Sequence[Row]) -> None:
     table = KINDS[kind].readings
     conn.execute(f"TRUNCATE {table.name}".encode())
@@ -102,8 +112,7 @@ numbers = st.integers(1, len(SILENCES))
 
 @given(
     st.lists(
-        st.builds(
-            Row,
+        told(
             numbers,
             instants,
             lit=st.sampled_from((None, True, False)),
@@ -161,8 +170,7 @@ def test_every_door_the_contract_knows_tells(conn: psycopg.Connection) -> None:
 
 @given(
     st.lists(
-        st.builds(
-            Row,
+        told(
             st.integers(1, 2),
             instants,
             power_w=st.sampled_from((None, 60.0)),
@@ -195,8 +203,7 @@ def test_energy_is_that_of_all_readings(
 
 # A bin that fills, is emptied or not, and falls silent.
 levels = st.lists(
-    st.builds(
-        Row,
+    told(
         numbers,
         st.one_of(instants, st.integers(START - refuse.LOOKBACK_US, DAY[1])),
         fill_pct=st.sampled_from((None, 5.0, 59.9, 60.0, 61.0, 70.0, 89.0, 89.995, 90.0, 99.5)),
@@ -223,5 +230,6 @@ def test_few_levels_say_as_much_as_all(
         ]
         for one in some
     }
-    told = {key: [refuse.Level(*row) for row in some_rows] for key, some_rows in few.items()}
-    assert refuse.tally(some, told, {}, until) == refuse.tally(some, every, {}, until)
+    said = {key: [refuse.Level(*row) for row in some_rows] for key, some_rows in few.items()}
+    assert refuse.tally(some, said, {}, until) == refuse.tally(some, every, {}, until)
+    assert refuse.times_to_empty(some, said, until) == refuse.times_to_empty(some, every, until)

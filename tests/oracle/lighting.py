@@ -32,6 +32,7 @@ class Row:
     lit: bool | None = None
     power_w: float | None = None
     energy_kwh: float | None = None
+    battery_pct: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,28 @@ def work_out(given: Given) -> Found:
     found.cycling = _cycles(given, end)
     found.energy_wh = _energy(given, end)
     return found
+
+
+def autonomy(given: Given) -> int | None:
+    """Say how long a full battery would last, by asking of every piece whether the lamp burned."""
+    start, end = given.whole[0], min(given.whole[1], given.until)
+    charge: dict[int, int] = {}
+    for row in given.rows:
+        if row.battery_pct is not None and start <= row.at < end:
+            level = _half_up(Fraction(repr(row.battery_pct)) * 100)
+            charge[row.at] = min(level, charge.get(row.at, level))
+    cuts = {row.at for row in given.rows} | {row.at + given.silence for row in given.rows}
+    for spans in (given.in_service, given.maintenance):
+        cuts.update(instant for span in spans for instant in span)
+    burned = fall = 0
+    for before, after in pairwise(sorted(charge)):
+        asked = [before, *(cut for cut in cuts if before < cut < after)]
+        if all(_stands(given, at) == "counted" and _light(given, at) is True for at in asked):
+            burned += after - before
+            fall += charge[before] - charge[after]
+    if burned < 3 * HOUR or fall < 500:
+        return None
+    return _half_up(Fraction(10_000 * burned, fall))
 
 
 def _ask(given: Given, at: int, lasts: int, found: Found) -> None:

@@ -46,10 +46,11 @@ class DepositRow(NamedTuple):
 
 
 class Emptied(NamedTuple):
-    """An emptying that was seen, and how long the bin had been full before it, minutes."""
+    """When a full bin was emptied, or was heard of no more, and how many minutes after."""
 
     at_us: int
     after_minutes: int
+    seen: bool = True
 
 
 def half_up(number: float, times: int) -> int:
@@ -60,8 +61,8 @@ def half_up(number: float, times: int) -> int:
 
 def watch(
     levels: Sequence[Said], max_silence_us: int, start_us: int, end_us: int
-) -> tuple[list[int], list[Emptied]]:
-    """Watch a bin minute by minute: when a collection is missed, and when it is emptied."""
+) -> tuple[list[int], list[Emptied], int | None]:
+    """Watch a bin minute by minute: missed collections, emptyings, and since when it waits."""
     missed: list[int] = []
     emptied: list[Emptied] = []
     waiting: int | None = None  # minutes since it was full
@@ -75,6 +76,7 @@ def watch(
         if waiting is not None:
             waiting += 1
             if level is None and at >= known_to_us:
+                emptied.append(Emptied(at, waiting, seen=False))
                 waiting = None
         if level is not None:
             known_to_us = at + max_silence_us
@@ -88,7 +90,34 @@ def watch(
                 highest = max(highest, level)
         if waiting is not None and waiting > 0 and waiting % _DAY_MINUTES == 0:
             missed.append(at)
-    return missed, emptied
+    last = start_us + (end_us - 1 - start_us) // MINUTE_US * MINUTE_US
+    return missed, emptied, None if waiting is None else last - waiting * MINUTE_US
+
+
+def times_to_empty(
+    bins: Iterable[Device], levels: Iterable[LevelRow], day: date, now_us: int
+) -> list[tuple[int, int, int, bool]]:
+    """List bin, instant, time and whether it was emptied, of each wait that a day is to tell."""
+    levels = list(levels)
+    found: list[tuple[int, int, int, bool]] = []
+    for bin in bins:
+        start, day_end = bounds(day, bin.zone)
+        end = min(day_end, now_us)
+        if end <= start:
+            continue
+        said = [
+            Said(row.at_us, half_up(row.fill_pct, 100))
+            for row in levels
+            if row.number == bin.number and row.at_us < end and row.fill_pct is not None
+        ]
+        week_before = start - _WEEK_MINUTES * MINUTE_US
+        _, emptied, since = watch(said, bin.max_silence_us, week_before, end)
+        for one in emptied:
+            if one.at_us >= start and why_not(bin, one.at_us) is None:
+                found.append((bin.number, one.at_us, one.after_minutes * MINUTE_US, one.seen))
+        if since is not None and now_us < day_end and why_not(bin, end - 1) is None:
+            found.append((bin.number, end, end - since, False))
+    return found
 
 
 def refuse(

@@ -321,16 +321,23 @@ def test_refuse_equals_the_oracle(data: st.DataObject) -> None:
         )
 
     levels, deposits = data.draw(bin_rows())
+    told = by_device([(row.number, refuse.Level(*row[1:])) for row in levels])
 
     tallies = refuse.tally(
         subjects(scene),
-        by_device([(row.number, refuse.Level(*row[1:])) for row in levels]),
+        told,
         by_device([(row.number, refuse.Deposit(*row[1:])) for row in deposits]),
         scene.now_us,
     )
 
     slow = slow_refuse.refuse(scene.devices, levels, deposits, scene.day, scene.now_us)
     assert flat(tallies) == expected(slow)
+
+    times = refuse.times_to_empty(subjects(scene), told, scene.now_us)
+
+    assert sorted((one.device_id, one.at_us, one.took_us, one.finished) for one in times) == sorted(
+        slow_refuse.times_to_empty(scene.devices, levels, scene.day, scene.now_us)
+    )
 
 
 # A bin that is full for five days, emptied, full once more, and then silent (hours, per cent).
@@ -343,13 +350,14 @@ EMPTIED_LATE = [(6 * n, 96.0) for n in range(20)] + [(120, 20.0), (126, 91.0), (
 )
 @example([(60 * hour, fill) for hour, fill in EMPTIED_LATE], 360)
 @settings(deadline=None)
-def test_times_to_empty_equal_the_oracle(told: list[tuple[int, float]], silence: int) -> None:
+def test_waits_equal_the_oracle(told: list[tuple[int, float]], silence: int) -> None:
     levels = [refuse.Level(minute * MINUTE_US, fill) for minute, fill in told]
     said = [Said(level.at_us, slow_refuse.half_up(level.fill_pct or 0, 100)) for level in levels]
     end_us = 10_001 * MINUTE_US
 
-    _, emptied = slow_refuse.watch(said, silence * MINUTE_US, 0, end_us)
+    _, emptied, _ = slow_refuse.watch(said, silence * MINUTE_US, 0, end_us)
 
-    assert refuse.time_to_empty(levels, silence * MINUTE_US) == [
-        one.after_minutes * MINUTE_US for one in emptied
-    ]
+    assert [
+        (wait.end_us, wait.end_us - wait.full_us, wait.emptied)
+        for wait in refuse.waits(levels, silence * MINUTE_US)
+    ] == [(one.at_us, one.after_minutes * MINUTE_US, one.seen) for one in emptied]

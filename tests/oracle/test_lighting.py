@@ -121,6 +121,7 @@ class World:
             due=lighting.due(lighting.parse_programme(programme), self.place, day),
             light=runs(words, self.silence),
             energy_wh=energy_wh(readings, subject.until(self.until), self.rated_w),
+            charges=[(row.at, row.battery_pct) for row in self.rows if row.battery_pct is not None],
             life=self.life,
         )
 
@@ -250,6 +251,44 @@ def _night_tallies(found: Found) -> list[tuple[Key, Tally]]:
 
 def _nonzero(**parts: int) -> dict[str, int]:
     return {name: part for name, part in parts.items() if part}
+
+
+@PATIENT
+@given(worlds(), st.data())
+def test_autonomy_equals_what_asking_piece_by_piece_finds(
+    world: World, data: st.DataObject
+) -> None:
+    """A battery that falls through the night, with gaps, rises, and two words at one instant."""
+    day, programme = world.nights[0]
+    start, end = oracle.night(day, world.place.time_zone)
+    world = replace(world, silence=data.draw(st.sampled_from((30 * MINUTE, 90 * MINUTE + 1))))
+    begin = data.draw(st.integers(start - 2 * HOUR, start + 12 * HOUR))
+    # Below silence, at it, and beyond.
+    period = data.draw(st.sampled_from((world.silence - 1, world.silence, world.silence + 1)))
+    per_step = data.draw(st.sampled_from((0.3, 1.1, 2.345, 0.005)))
+    rows = [
+        Row(begin + n * period, lit=True, battery_pct=round(max(0.0, 99.5 - n * per_step), 3))
+        for n in range((end - begin) // period + 3)
+    ]
+    for place in data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=4)):
+        index = min(place, len(rows) - 1)
+        changed = data.draw(
+            st.sampled_from(
+                (
+                    Row(rows[index].at, lit=False),
+                    Row(rows[index].at, battery_pct=50.0),
+                    Row(rows[index].at + 1, lit=True, battery_pct=99.999),
+                )
+            )
+        )
+        rows[index : index + data.draw(st.integers(0, 3))] = [changed]
+    random.Random(1).shuffle(rows)
+    world = replace(world, rows=(*rows, *world.rows[:3]))
+
+    found = lighting_nights.autonomies([world.lamp(day, programme)], world.until)
+
+    expected = oracle.autonomy(world.given(day, programme))
+    assert [one.took_us for one in found] == ([] if expected is None else [expected])
 
 
 @PATIENT

@@ -153,6 +153,12 @@ describe('a number is missing', () => {
     ['nothing was stored of times', definition({ shape: 'times' }), null, 'no_cases'],
     ['all still run', definition({ shape: 'times' }), { ...none, total: 3 }, 'unfinished'],
     ['none is settled', definition({ domain: 'security' }), { ...none, total: 3 }, 'unsettled'],
+    [
+      'no repair is late or done',
+      definition({ domain: 'equipment', parts_unit: 'count' }),
+      { ...none, total: 3 },
+      'unsettled',
+    ],
     ['a sum over nobody', definition({ shape: 'sum' }), { value: 0, subjects: 0 }, 'no_data'],
     [
       'all in maintenance',

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from ingest.indicators import lighting
 from ingest.indicators import lighting_nights as nights
 from ingest.indicators.definition import Target
-from ingest.indicators.lighting_nights import Lamp, LampDay, LampNight, LampReading
-from ingest.indicators.rate import share
+from ingest.indicators.lighting_nights import Lamp, LampDay, LampNight, LampReading, RoadNight
+from ingest.indicators.rate import Verdict, share
 from ingest.indicators.spans import Span, runs
 from ingest.indicators.subject import Subject
 from ingest.indicators.tally import Key, Tally
@@ -69,7 +70,8 @@ def day_of(
     )
     light = runs(words, subject.max_silence_us)
     used_wh = nights.energy_wh(readings, subject, rated_power_w)
-    return LampDay(subject, tuple(due), light, used_wh, life=life)
+    charges = [(one.at_us, one.battery_pct) for one in readings if one.battery_pct is not None]
+    return LampDay(subject, tuple(due), light, used_wh, life=life, charges=charges)
 
 
 def every(period: int, start: int, end: int, **says: object) -> list[LampReading]:
@@ -458,8 +460,26 @@ def discharge(hours: float, per_hour: float, period: int = 10 * MINUTE) -> list[
     ]
 
 
+def autonomy(readings: list[LampReading], until_us: int | None = None, **change: Any) -> int | None:
+    """What a lamp's battery tells of a day that lasts from 0 to 24 h."""
+    subject = replace(
+        Subject(1, "lamp", "cell", ((0, 24 * HOUR),), (), (0, 24 * HOUR), SILENCE), **change
+    )
+    found = nights.autonomies([day_of(subject, readings, None)], until_us)
+    assert [(one.indicator, one.area) for one in found] == [("solar-autonomy", "cell")] * len(found)
+    return found[0].took_us if found else None
+
+
 def test_autonomy_is_a_full_battery_over_its_fall_per_hour() -> None:
-    assert nights.solar_autonomy_h(discharge(10, 4.0), SILENCE) == pytest.approx(25.0)
+    assert autonomy(discharge(10, 4.0)) == 25 * HOUR
+
+
+def test_autonomy_is_rounded_to_whole_microseconds() -> None:
+    readings = [LampReading(0, lit=True, battery_pct=80.0)]
+    readings += [LampReading(n * 10 * MINUTE, lit=True) for n in range(1, 24)]
+    readings += [LampReading(4 * HOUR, lit=True, battery_pct=73.0)]
+    # 100 / 7 of four hours.
+    assert autonomy(readings) == round(400 * HOUR / 7)
 
 
 def test_charging_by_day_does_not_count() -> None:
@@ -467,7 +487,7 @@ def test_charging_by_day_does_not_count() -> None:
     readings += [
         LampReading(11 * HOUR + n * 10 * MINUTE, lit=False, battery_pct=60.0 + n) for n in range(40)
     ]
-    assert nights.solar_autonomy_h(readings[::-1], SILENCE) == pytest.approx(25.0)
+    assert autonomy(readings[::-1]) == 25 * HOUR
 
 
 def test_silence_tells_nothing_of_autonomy() -> None:
@@ -475,12 +495,31 @@ def test_silence_tells_nothing_of_autonomy() -> None:
     readings[19:] = [  # what fell meanwhile fell otherwise
         replace_charge(reading, by=-30.0) for reading in readings[19:]
     ]
-    assert nights.solar_autonomy_h(readings, SILENCE) == pytest.approx(25.0)
+    assert autonomy(readings) == 25 * HOUR
 
 
 def replace_charge(reading: LampReading, by: float) -> LampReading:
     assert reading.battery_pct is not None
     return reading._replace(battery_pct=reading.battery_pct + by)
+
+
+def test_maintenance_tells_nothing_of_autonomy() -> None:
+    readings = [
+        reading if reading.at_us <= 5 * HOUR else replace_charge(reading, by=-20.0)
+        for reading in discharge(10, 4.0)
+    ]
+    assert autonomy(readings) == pytest.approx(1_000 / 60 * HOUR, abs=1)
+    mended = autonomy(readings, maintenance=((5 * HOUR, 5 * HOUR + 10 * MINUTE),))
+    # Charges are taken to a hundredth of a point.
+    assert mended == pytest.approx(25 * HOUR, rel=1e-3)
+
+
+def test_only_the_day_as_far_as_it_has_come_tells_of_autonomy() -> None:
+    before = [LampReading(-n * 10 * MINUTE, lit=True, battery_pct=10.0) for n in range(1, 10)]
+    readings = [*before, *discharge(10, 4.0)]
+    assert autonomy(readings) == 25 * HOUR
+    assert autonomy(readings, until_us=4 * HOUR) == pytest.approx(25 * HOUR, rel=1e-3)
+    assert autonomy(readings, until_us=3 * HOUR) is None
 
 
 @pytest.mark.parametrize(
@@ -499,22 +538,28 @@ def replace_charge(reading: LampReading, by: float) -> LampReading:
     ],
 )
 def test_too_little_to_tell_autonomy_by(readings: list[LampReading]) -> None:
-    assert nights.solar_autonomy_h(readings, SILENCE) is None
+    assert autonomy(readings) is None
 
 
-def test_an_area_shows_the_median_of_the_lamps_that_tell() -> None:
-    assert nights.median_autonomy_h([20.0, None, 50.0, 30.0]) == (30.0, 3)
-    assert nights.median_autonomy_h([None]) == (None, 0)
+def test_roads_add_up_by_what_can_be_told_of_them() -> None:
+    def road(name: str, verdict: Verdict | None) -> RoadNight:
+        return RoadNight(name, 10, 5, 1, None if verdict is None else 2, verdict)
+
+    roads = [road("a", "met"), road("b", "not_met"), road("c", "undetermined"), road("d", None)]
+    assert nights.tally_roads(roads, "c01") == {
+        Key("roads-within-limit", "c01"): Tally(good=1, bad=1, total=3, subjects=30)
+    }
+    assert nights.tally_roads(roads[3:], "c01") == {}
 
 
 # -- all together ---------------------------------------------------------------------------------
 
 
 def test_every_number_says_how_it_is_made() -> None:
-    definitions = [*nights.INDICATORS, nights.SOLAR_AUTONOMY]
+    definitions = nights.INDICATORS
     assert [one.id for one in definitions] == [
         "lighting-uptime", "lamps-lit", "lamps-installed", "day-burners", "lamps-cycling",
-        "lamp-energy", "lamp-burn", "solar-autonomy",
+        "lamp-energy", "lamp-burn", "roads-within-limit", "solar-autonomy",
     ]  # fmt: skip
     for one in definitions:
         assert one.domain == "lighting"
@@ -522,10 +567,10 @@ def test_every_number_says_how_it_is_made() -> None:
         assert one.formula["zh-CN"].startswith(one.name["zh-CN"])
     uptime, lit, installed = nights.INDICATORS[:3]
     assert [one.target and (one.target.value, one.target.source) for one in nights.INDICATORS] == [
-        (0.97, "R0"), (0.97, "R0"), (1.0, "R0"), None, None, None, None,
+        (0.97, "R0"), (0.97, "R0"), (1.0, "R0"), None, None, None, None, None, None,
     ]  # fmt: skip
     assert {one.shape for one in (uptime, lit, installed)} == {"share"}
-    assert {one.shape for one in nights.INDICATORS[3:]} == {"sum"}
+    assert [one.shape for one in nights.INDICATORS[3:]] == ["sum"] * 4 + ["share", "times"]
 
 
 @st.composite

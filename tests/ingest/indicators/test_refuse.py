@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.indicators import refuse
+from ingest.indicators import duration, refuse
+from ingest.indicators.duration import Duration
 from ingest.indicators.rate import Verdict, share
 from ingest.indicators.refuse import (
     MISSED,
@@ -24,7 +25,7 @@ from ingest.indicators.refuse import (
     Wait,
 )
 from ingest.indicators.subject import Subject
-from ingest.indicators.tally import Tally
+from ingest.indicators.tally import Key, Tally
 
 MINUTE = 60 * 10**6
 HOUR = 60 * MINUTE
@@ -42,6 +43,15 @@ def of(
 ) -> Mapping[str, Tally]:
     tallies = refuse.tally([subject], {1: levels}, {1: deposits}, until)
     return {key.indicator: tally for key, tally in tallies.items()}
+
+
+def emptied(
+    levels: Sequence[Level], subject: Subject = BIN, until: int = DAY[1]
+) -> list[tuple[int, int, bool]]:
+    """When waits of a day were over, how long they took, and whether an emptying ended them."""
+    found = refuse.times_to_empty([subject], {1: levels}, until)
+    assert {one.indicator for one in found} <= {"time-to-empty"}
+    return [(one.at_us, one.took_us, one.finished) for one in found]
 
 
 def hourly(*fills: float, start_h: int = 0) -> list[Level]:
@@ -220,25 +230,58 @@ def test_a_day_that_has_not_come_says_nothing() -> None:
 def test_a_full_bin_waits_until_its_level_has_fallen_by_thirty_points() -> None:
     levels = hourly(50, 89.99, 90, 97, 85, 67.01, 67, 10)
     assert refuse.waits(levels, SILENCE) == [Wait(2 * HOUR, 6 * HOUR, emptied=True)]
-    assert refuse.time_to_empty(levels, SILENCE) == [4 * HOUR]
+    assert emptied(levels) == [(6 * HOUR, 4 * HOUR, True)]
 
 
 def test_a_fall_is_measured_as_the_numbers_are_written() -> None:
     # 95.1 - 65.1 is a little less than 30 in binary fractions.
-    assert refuse.time_to_empty(hourly(95.1, 65.1), SILENCE) == [HOUR]
+    assert emptied(hourly(95.1, 65.1)) == [(HOUR, HOUR, True)]
 
 
 def test_nobody_knows_when_a_silent_bin_was_emptied() -> None:
     levels = [Level(0, 95), Level(SILENCE + 1, 5)]
     assert refuse.waits(levels, SILENCE) == [Wait(0, SILENCE, emptied=False)]
-    assert refuse.time_to_empty(levels, SILENCE) == []
+    # It waited until then at least.
+    assert emptied(levels) == [(SILENCE, SILENCE, False)]
     # Heard of just in time, it is.
-    assert refuse.time_to_empty([Level(0, 95), Level(SILENCE, 5)], SILENCE) == [SILENCE]
+    assert emptied([Level(0, 95), Level(SILENCE, 5)]) == [(SILENCE, SILENCE, True)]
 
 
 def test_each_emptying_has_its_time_whatever_the_order_of_delivery() -> None:
     levels = hourly(95, 5, 50, 92, 93, 94, 0)
-    assert refuse.time_to_empty(levels[::-1], SILENCE) == [HOUR, 3 * HOUR]
+    assert emptied(levels[::-1]) == [(HOUR, HOUR, True), (6 * HOUR, 3 * HOUR, True)]
+
+
+def test_a_wait_counts_on_the_day_of_the_emptying() -> None:
+    levels = hourly(*[95] * 20, 5, start_h=-10)
+    yesterday = (-24 * HOUR, 0)
+    before = replace(BIN, in_service=(yesterday,), whole=yesterday)
+    assert emptied(levels, before, until=DAY[1]) == []
+    assert emptied(levels) == [(10 * HOUR, 20 * HOUR, True)]
+    # While its day runs the bin still waits: so long it took at least.
+    assert emptied(levels, until=4 * HOUR) == [(4 * HOUR, 14 * HOUR, False)]
+    assert emptied(levels, before, until=-HOUR) == [(-HOUR, 9 * HOUR, False)]
+
+
+def test_an_emptying_in_maintenance_does_not_count() -> None:
+    levels = hourly(95, 95, 5)
+    assert emptied(levels, replace(BIN, maintenance=((2 * HOUR, 3 * HOUR),))) == []
+    assert emptied(levels, replace(BIN, maintenance=((0, 2 * HOUR),))) == [
+        (2 * HOUR, 2 * HOUR, True)
+    ]
+
+
+def test_times_add_up_so_that_what_is_restated_shows() -> None:
+    times = [
+        Duration("time-to-empty", "cell-1", 1, 5, 100),
+        Duration("time-to-empty", "cell-1", 1, 9, 30),
+        Duration("time-to-empty", "cell-1", 2, 9, 50, finished=False),
+        Duration("time-to-empty", "cell-2", 3, 9, 7),
+    ]
+    assert duration.tally(times) == {
+        Key("time-to-empty", "cell-1"): Tally(130, 0, 180, 2),
+        Key("time-to-empty", "cell-2"): Tally(7, 0, 7, 1),
+    }
 
 
 @pytest.mark.parametrize(

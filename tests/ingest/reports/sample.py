@@ -11,7 +11,8 @@ from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.definition import Definition, Language, Target
 from ingest.indicators.rate import share as rate_of
 from ingest.indicators.tally import Tally
-from ingest.reports.content import ChildRow, Day, InputRow, Number, Report
+from ingest.reports.content import ChildRow, Day, InputRow, Number, Report, Restated
+from ingest.store.road_nights import RoadNights
 
 MONTH: Final = date(2026, 10, 1)
 MADE_AT: Final = datetime(2026, 11, 2, 1, 30, 15, tzinfo=UTC)
@@ -88,6 +89,27 @@ ACKNOWLEDGE: Final = Definition(
     {"zh-CN": "从触发到确认的时长:中位数与九成以内。", "en": "From raise to acknowledgement."},
 )
 DEFINITIONS: Final = (LIGHTING, EQUIPMENT, SORTED, OVERFLOW, ENERGY, INCIDENTS, ACKNOWLEDGE)
+
+
+ROADS: Final = (
+    RoadNights("community-0", "龙腾街", 31, 20, 9, 2, 40, 6, 1, 2, date(2026, 10, 8)),
+    RoadNights("community-4", "=1+1", 31, 30, 0, 1, 120, 3, 2, 3, date(2026, 10, 9)),
+    RoadNights("elsewhere", "Ring Road", 31, 0, 0, 0, 240, 11, 0, None, date(2026, 10, 10)),
+)
+RESTATED: Final = (
+    Restated(
+        LIGHTING.id, date(2026, 10, 5), "community-0", "", 2, 9 * HOUR_US, HOUR_US, 12 * HOUR_US,
+        11 * HOUR_US, HOUR_US, 12 * HOUR_US, datetime(2026, 10, 8, 16, 30, tzinfo=UTC), "late",
+    ),
+    Restated(
+        EQUIPMENT.id, date(2026, 10, 5), "community-0", "lamp", 1, 0, 0, 24 * HOUR_US,
+        23 * HOUR_US, HOUR_US, 24 * HOUR_US, datetime(2026, 10, 8, 1, 2, tzinfo=UTC), "registry",
+    ),
+    Restated(
+        ENERGY.id, date(2026, 10, 4), "community-9", "", 1, 1_200, 0, 1_200, 1_450, 0, 1_450,
+        datetime(2026, 10, 7, 1, 2, tzinfo=UTC), "somebody-knows",
+    ),
+)  # fmt: skip
 
 
 def share(definition: Definition, good: int, bad: int, total: int, kind: str = "") -> Number:
@@ -178,6 +200,9 @@ def sample(language: Language = "zh-CN", *, children: int = 6) -> Report:
         children=below,
         inputs=tuple(row for day in nights for row in _inputs(day)),
         definitions=DEFINITIONS,
+        roads=ROADS,
+        restated=RESTATED,
+        restated_count=len(RESTATED),
     )  # fmt: skip
 
 

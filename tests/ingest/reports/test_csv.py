@@ -11,7 +11,7 @@ from ingest.indicators.definition import Language
 from ingest.reports.content import Report
 from ingest.reports.csv import COLUMNS, safe, write_csv
 from ingest.reports.words import word
-from tests.ingest.reports.sample import NO_DATA_NIGHTS, sample
+from tests.ingest.reports.sample import HOUR_US, NO_DATA_NIGHTS, sample
 
 LANGUAGES: tuple[Language, ...] = ("zh-CN", "en")
 SIGNS = "=+-@＝＋－＠"
@@ -46,6 +46,8 @@ def test_every_fact_is_a_row(language: Language) -> None:
     assert len(of(rows, "day", language)) == sum(map(len, report.daily.values()))
     assert len(of(rows, "child", language)) == sum(len(c.numbers) for c in report.children)
     assert len(of(rows, "input", language)) == len(report.inputs)
+    assert len(of(rows, "road", language)) == len(report.roads)
+    assert len(of(rows, "restated", language)) == len(report.restated)
 
 
 def test_figures_come_back_exactly() -> None:
@@ -144,3 +146,20 @@ def test_progress_can_stop_the_writing() -> None:
 
     with pytest.raises(StoppedError):
         write_csv(sample(), BytesIO(), stop)
+
+
+def test_restated_numbers_come_with_what_they_were() -> None:
+    lighting, equipment, energy = of(read(sample("en")), "restated")
+    assert (lighting["was"], lighting["value"]) == (repr(0.9), repr(11 / 12))
+    assert (lighting["was_good"], lighting["good"]) == (str(9 * HOUR_US), str(11 * HOUR_US))
+    assert lighting["replaced_at"] == "2026-10-09T00:30:00+08:00"
+    assert (equipment["was"], equipment["kind"]) == ("", "Lamps")
+    assert (energy["was"], energy["value"], energy["unit"]) == ("1200", "1450", "Wh")
+
+
+def test_roads_come_with_their_nights_and_lamps() -> None:
+    first, formula, ring = of(read(sample("en")), "road")
+    assert (first["road"], first["nights"], first["nights_not_met"]) == ("龙腾街", "31", "9")
+    assert (first["dark"], first["dark_max"], first["lamps"]) == ("6", "2", "40")
+    assert formula["road"] == "'=1+1"
+    assert ring["dark_max"] == ""

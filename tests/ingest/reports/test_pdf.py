@@ -167,3 +167,31 @@ def test_a_city_of_thousands_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch)
     text = said(written(sample("en", children=40)))
     assert word("furthest", "en", shown=20, all=40) in text
     assert word("table_cut", "en", shown=30, all=40) in text
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_roads_and_restatements_are_printed(language: Language) -> None:
+    text = without_spaces(said(written(sample(language))))
+    expected = [word("roads", language), "龙腾街", "9/31", "6/40", "2026-10-08"]
+    expected += [word("restated_note", language), "2026-10-0900:30", "90%", "91.67%"]
+    expected += [word("reason.late", language), word("chart_gap", language), "1.2"]
+    for part in expected:
+        assert without_spaces(part).removesuffix("%") in text, part
+
+
+def test_a_month_in_which_nothing_was_restated_says_so() -> None:
+    report = replace(sample("en"), roads=(), restated=(), restated_count=0)
+    text = without_spaces(said(written(report)))
+    assert without_spaces(word("none_restated", "en")) in text
+    assert without_spaces(word("worst_night", "en")) not in text
+
+
+def test_long_lists_are_cut_with_a_word() -> None:
+    report = sample("en")
+    report = replace(
+        report, roads=report.roads * 20, restated=report.restated * 40, restated_count=9_000
+    )
+    text = without_spaces(said(written(report)))
+    assert without_spaces(word("roads_cut", "en", shown=pdf.MOST_ROADS)) in text
+    cut = word("restated_cut", "en", shown=pdf.MOST_RESTATED, all=9_000)
+    assert without_spaces(cut) in text

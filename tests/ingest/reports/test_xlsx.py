@@ -19,7 +19,7 @@ from ingest.reports.xlsx import write_xlsx
 from tests.ingest.reports.sample import MADE_AT, NO_DATA_NIGHTS, sample
 
 LANGUAGES: tuple[Language, ...] = ("zh-CN", "en")
-SHEETS = ("summary", "daily", "areas", "inputs", "definitions")
+SHEETS = ("summary", "daily", "areas", "roads", "restated", "inputs", "definitions")
 CHART = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
 
 
@@ -237,3 +237,37 @@ def test_progress_ends_at_the_last_row() -> None:
     told: list[tuple[int, int]] = []
     write_xlsx(report, BytesIO(), lambda done, total: told.append((done, total)))
     assert told == [(2_000, 2_232), (2_232, 2_232)]
+
+
+def test_roads_are_listed_as_given_and_none_is_a_formula() -> None:
+    rows = table(sheet(opened(sample("en")), "roads"))
+    assert [row["Road"] for row in rows] == ["龙腾街", "=1+1", "Ring Road"]
+    first, _, ring = rows
+    assert (first["Nights"], first["Nights over limit"], first["Most dark"]) == (31, 9, 6)
+    assert (first["Dark allowed"], ring["Dark allowed"]) == (2, None)
+    assert first["Worst night"] == datetime(2026, 10, 8)  # noqa: DTZ001 - a sheet knows no zones
+    assert first["Area"] == "Longyue Garden 1"
+
+
+def test_what_was_restated_tells_both_numbers_and_why() -> None:
+    rows = table(sheet(opened(sample("en")), "restated"))
+    lighting, equipment, energy = rows
+    assert lighting["Restated at"] == "2026-10-09 00:30:00"  # in the area's time zone
+    assert (lighting["Was"], lighting["Became"]) == (0.9, pytest.approx(11 / 12))
+    assert (lighting["Good before"], lighting["Good (numerator)"]) == (9, 11)
+    assert (lighting["Reason"], lighting["Revision"]) == ("data arrived late", 3)
+    # Of nothing that was known there was no share.
+    assert (equipment["Was"], equipment["Device class"]) == (None, "Lamps")
+    assert (energy["Was"], energy["Became"], energy["Unit"]) == (1.2, 1.45, "kWh")
+    assert energy["Reason"] == "somebody-knows"
+
+
+def test_a_cut_list_of_restatements_says_so() -> None:
+    report = replace(sample("en"), restated_count=7_000)
+    *_, last = sheet(opened(report), "restated").iter_rows(values_only=True)
+    assert last[0] == word("restated_cut", "en", shown=3, all=7_000)
+
+
+def test_without_roads_and_restatements_there_are_no_sheets_of_them() -> None:
+    book = opened(replace(sample("en"), roads=(), restated=(), restated_count=0))
+    assert not {word("roads", "en"), word("restated", "en")} & set(book.sheetnames)

@@ -102,6 +102,29 @@ export interface IndicatorTable {
   readonly items: readonly IndicatorSeries[];
 }
 
+/** One road over the nights asked about; dark lamps are those of its worst night. */
+export interface Road {
+  readonly community: string;
+  readonly road: string;
+  readonly nights: number;
+  readonly met: number;
+  readonly not_met: number;
+  readonly undetermined: number;
+  readonly lamps: number;
+  readonly dark: number;
+  readonly unknown: number;
+  /** Null: so many lamps that no rule applies. */
+  readonly dark_max: number | null;
+  readonly worst_night: string;
+}
+
+export interface Roads {
+  readonly area: string;
+  readonly from: string;
+  readonly to: string;
+  readonly items: readonly Road[];
+}
+
 /** A final number as it was before it was restated. */
 export interface IndicatorRevision {
   readonly area: string;

@@ -21,10 +21,12 @@ import { areaName, kindName } from '../../ui/words';
 import { DayChart } from './chart';
 import { daysIn, daysOf, type Window } from './month';
 import { before, ofDays, partsOf } from './parts';
+import { RoadList } from './roads';
 import { Bounds, hasBounds, Standing } from './row';
 import { boundsText, coverageText, limitText, nameOfIndicator, say, text, Value } from './say';
 
 const RESTATED_SHOWN = 6;
+const ROADS = 'roads-within-limit';
 
 interface Props {
   /** The month's numbers: all classes together, and by class. */
@@ -76,6 +78,7 @@ export function IndicatorDialog({ series, area, month, window, onClose }: Props)
       ) : (
         <Days path={path} month={month} window={window} />
       )}
+      {definition.indicator === ROADS && <RoadList area={area} window={window} />}
       {(areas.value.get(area)?.children ?? 0) > 0 && (
         <Children path={path} definition={definition} window={window} />
       )}
@@ -189,16 +192,12 @@ function Days({ path, month, window }: OfPath & { month: string }) {
 
 function Children({ path, definition, window }: OfPath & OfWindow) {
   const place = usePlace();
-  const told = definition.shape !== 'times';
-  const asked = useAnswer<IndicatorSeries>(
-    told ? `${path}${query({ ...window, by: 'child' })}` : null,
-  );
+  const asked = useAnswer<IndicatorSeries>(`${path}${query({ ...window, by: 'child' })}`);
   const items = asked.answer?.items.filter(({ kind }) => kind === '') ?? [];
   return (
     <>
       <h3>{t('area.below')}</h3>
-      {!told && <p class="muted">{t('indicators.chart.times_below')}</p>}
-      {told && !asked.answer && <Pending asked={asked} />}
+      {!asked.answer && <Pending asked={asked} />}
       {asked.answer && items.length === 0 && <p class="muted">{t('indicators.no_children')}</p>}
       {items.length > 0 && (
         <Numbers

@@ -16,7 +16,7 @@ export type Missing =
   | 'unsettled';
 
 export function missing(
-  { shape, domain }: Pick<IndicatorDefinition, 'shape' | 'domain'>,
+  { shape, domain, parts_unit: unit }: Pick<IndicatorDefinition, 'shape' | 'domain' | 'parts_unit'>,
   item: Indicator | null | undefined,
 ): Missing | null {
   if (!item) return shape === 'times' ? 'no_cases' : 'no_data';
@@ -33,6 +33,8 @@ export function missing(
       return Object.values(excluded).some((amount) => amount > 0) ? 'nothing_counted' : 'no_data';
     case 'share':
       if (!total) return 'nothing_counted';
-      return domain === 'security' ? 'unsettled' : 'no_data';
+      return domain === 'security' || (domain === 'equipment' && unit === 'count')
+        ? 'unsettled'
+        : 'no_data';
   }
 }
