@@ -4,12 +4,21 @@
 ``python -m ingest.indicators.docs`` makes it anew; a test keeps it current.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from ingest.indicators.catalogue import INDICATORS, SOURCES
 from ingest.indicators.definition import Definition
+from ingest.indicators.officers import DEFAULT_RULE
+from ingest.indicators.repairs import (
+    DEFAULT_CLASSES,
+    EMERGENCY_LIMIT,
+    MAJOR_WORKING_DAYS,
+    ORDINARY_LIMIT,
+    FaultClass,
+)
 
 FILE: Final = Path("docs/indicators.md")
 
@@ -41,6 +50,7 @@ shows them one click from each number.
   readings and names every difference.
 - A day of lighting is a night: from local noon to local noon, named by the date of its dusk.
 """
+_HOUR: Final = timedelta(hours=1)
 _PARTS: Final = {
     "us": "microseconds",
     "g": "grams",
@@ -48,6 +58,13 @@ _PARTS: Final = {
     "devices": "devices",
     "roads": "roads",
     "cases": "cases",
+}
+
+
+_LIMITS: Final[Mapping[FaultClass, str]] = {
+    "emergency": f"{EMERGENCY_LIMIT / _HOUR:g} h",
+    "ordinary": f"{ORDINARY_LIMIT / _HOUR:g} h",
+    "major": f"{MAJOR_WORKING_DAYS} working days",
 }
 
 
@@ -75,6 +92,8 @@ def _lines() -> Iterator[str]:
     yield ""
     for one in INDICATORS.values():
         yield from _section(one)
+    yield from _repairs()
+    yield from _officers()
     yield "## Sources of the targets"
     yield ""
     for source, texts in SOURCES.items():
@@ -90,6 +109,57 @@ def _section(one: Definition) -> Iterator[str]:
     yield one.formula["en"]
     yield ""
     yield one.formula["zh-CN"]
+    yield ""
+
+
+def _repairs() -> Iterator[str]:
+    """Tell by which clock each fault is to be repaired."""
+    yield "## Faults and their clocks"
+    yield ""
+    yield "What `[ingest.faults]` does not name otherwise; any other code is `ordinary`."
+    yield ""
+    yield "| class | to be repaired within | fault codes |"
+    yield "|---|---|---|"
+    for name, limit in _LIMITS.items():
+        codes = [f"`{code}`" for code, other in DEFAULT_CLASSES.items() if other == name]
+        yield f"| `{name}` | {limit} | {', '.join(sorted(codes)) or '-'} |"
+    yield ""
+
+
+def _officers() -> Iterator[str]:
+    """Tell the rule by which officers are recommended, with its limits."""
+    rule = DEFAULT_RULE
+    yield "## How many officers a community is recommended"
+    yield ""
+    yield (
+        "A recommendation about posts with all its reasons (`/api/v1/areas/{area}/officers`), never"
+        " a verdict on people; it reads counts alone. Every community begins with one (R2); each"
+        " of these speaks for one more, and more than two more is told as `3`, for people to"
+        " decide (R0, R1):"
+    )
+    yield ""
+    yield (
+        f"- its rate of confirmed criminal incidents ({rule.cases_min} at least) lies above that"
+        f" of the rest of the city beyond what chance explains: exact test, p <= {rule.p_above:g};"
+    )
+    yield (
+        f"- it lies far above it: p <= {rule.p_far:g}, and at least {rule.ratio_far:g} times as"
+        " high; this counts once more;"
+    )
+    yield f"- more than {rule.open_cases_max} cases are open;"
+    yield (
+        f"- of {rule.night_cases_min} cases or more, {rule.night_share:.0%} or more happened"
+        f" between {rule.night_from}:00 and {rule.night_to}:00."
+    )
+    yield ""
+    yield (
+        "每个社区先配一名民警。以下每项各增一名，增加两名以上的记为“三名及以上”，由人决定："
+        f"已确认刑事案件不少于 {rule.cases_min} 起、案发率高于全市其余社区且非偶然"
+        f"（精确检验 p ≤ {rule.p_above:g}）；远高于全市（p ≤ {rule.p_far:g} 且不低于"
+        f" {rule.ratio_far:g} 倍）再增一名；未结案件超过 {rule.open_cases_max} 起；"
+        f"不少于 {rule.night_cases_min} 起案件中有 {rule.night_share:.0%} 以上发生在"
+        f" {rule.night_from} 时至次日 {rule.night_to} 时。"
+    )
     yield ""
 
 
