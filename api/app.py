@@ -25,11 +25,13 @@ from api import (
     auth,
     devices,
     health,
+    history,
     incidents,
     indicators,
     live,
     problems,
     reports,
+    states,
     stream,
 )
 from api.attempts import Attempts
@@ -134,7 +136,9 @@ def create_app(
     app.around = Envelope.around(config, metrics)
     app.state.services = parts
     problems.install(app)
-    for module in (auth, areas, devices, alerts, incidents, indicators, reports, stream):
+    for module in (
+        auth, areas, states, devices, history, alerts, incidents, indicators, reports, stream,
+    ):  # fmt: skip
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)
