@@ -26,6 +26,7 @@ from api import (
     bins,
     devices,
     health,
+    history,
     incidents,
     indicators,
     live,
@@ -33,6 +34,7 @@ from api import (
     registry,
     reports,
     roads,
+    states,
     stream,
 )
 from api.attempts import Attempts
@@ -137,7 +139,7 @@ def create_app(
     app.around = Envelope.around(config, metrics)
     app.state.services = parts
     problems.install(app)
-    shown = (areas, devices, bins, alerts, incidents, indicators, roads, reports)
+    shown = (areas, states, devices, history, bins, alerts, incidents, indicators, roads, reports)
     for module in (auth, *shown, registry, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)

@@ -114,6 +114,10 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
         "must be in the alert's community, {community}",
     ),
     "area.not_community": ("须为社区", "must be a community"),
+    "area.too_large": (
+        "设备超过 {max_devices} 台,请选下级区域",
+        "has more than {max_devices} devices, ask for areas below it",
+    ),
     "alert.unknown": ("没有这样的告警", "is not an alert you can see"),
     "range.reversed": ("结束须晚于开始", "must end after it begins"),
     "range.too_long": ("最长 {max_days} 天", "must not exceed {max_days} days"),

@@ -7,6 +7,7 @@ database does not fit the code), a service that cannot be reached in status 1, n
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ from uuid import UUID
 import psycopg
 import typer
 
-from ingest import pki
+from ingest import capacity, pki
 from ingest.config import Config, load
 from ingest.daily import verify
 from ingest.errors import ConfigError, OperatorError, PkiError, Unavailable
@@ -28,6 +29,7 @@ from ingest.incidents import NOTE_MAX, REASON_MAX, Refused, Unchanged
 from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.definition import Language
 from ingest.indicators.security import CATEGORIES, DISPOSITIONS
+from ingest.kinds import KINDS
 from ingest.maintenance import add_maintenance
 from ingest.migrate import check_schema, migrate
 from ingest.registry import NAMES, export_files, import_files
@@ -241,6 +243,31 @@ def indicators_verify(
     print(f"{compared} numbers computed again, {len(differences)} differ")
     if differences:
         raise typer.Exit(1)
+
+
+@app.command("capacity")
+def capacity_command(
+    devices: Annotated[int, typer.Option(help="How many.", min=1, max=10**10)],
+    period: Annotated[float, typer.Option(help="How often each reports; s.", min=0.1)] = 30.0,
+    months: Annotated[float, typer.Option(help="How long readings are kept.", min=0.1)] = 1.0,
+    kinds: Annotated[
+        str, typer.Option(help="Their classes, in any parts: lamp=60,bin=12.")
+    ] = ",".join(f"{kind}={share:g}" for kind, share in capacity.EQUIPMENT.items()),
+) -> None:
+    """Estimate what devices take: messages, disk, memory, and what to set for them."""
+    shares: dict[str, float] = {}
+    for part in kinds.split(","):
+        kind, _, share = part.partition("=")
+        try:
+            shares[kind] = float(share)
+        except ValueError:
+            shares[kind] = -1.0
+        if kind not in KINDS or not 0 < shares[kind] < math.inf:
+            expected = f"expected class=part, of {', '.join(KINDS)}"
+            raise ConfigError(f"--kinds: value {part!r}: {expected}")
+    rows = capacity.lines(capacity.city_of(devices, period, months, shares))
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name.ljust(width)}  {value}" for name, value in rows))
 
 
 @app.command("report")

@@ -25,12 +25,14 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    field_validator,
 )
 
 from edge_agent.kinds.base import Code
 from ingest.errors import ConfigError
 from ingest.indicators.repairs import FaultClass
 from ingest.kinds import DEFAULT_RULES
+from ingest.retention import DEFAULT_DAYS, MARGIN_DAYS
 from ingest.rules import RuleBook, RuleError
 
 # Sections of the same file that other services read.
@@ -136,6 +138,27 @@ class Ingest(Section):
     holidays: list[date] = Field(
         default_factory=list, description="on which nobody is expected to repair"
     )
+    retention_days: dict[str, float] = Field(
+        default_factory=dict,
+        description="table of readings or events -> how long its rows are kept, if not as usual",
+    )
+    chunk_minutes: float | None = Field(
+        default=None, ge=1, le=10_080, description="of reading tables; by the rate if not said"
+    )
+
+    @field_validator("retention_days")
+    @classmethod
+    def _can_be_kept(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        least = info.data.get("late_limit_days", 0.0) + MARGIN_DAYS
+        for table, days in value.items():
+            if table not in DEFAULT_DAYS:
+                raise ValueError(f"{table}: unknown, known are {', '.join(sorted(DEFAULT_DAYS))}")
+            if days < least:
+                raise ValueError(
+                    f"{table}: {days:g}: expected {least:g} or more, {MARGIN_DAYS:g} days longer"
+                    " than late_limit_days"
+                )
+        return value
 
 
 class Pki(Section):

@@ -60,7 +60,7 @@ def touch(conn: psycopg.Connection) -> None:
 
 
 def mark_nights(conn: psycopg.Connection, device_id: int, start: datetime, end: datetime) -> int:
-    """Have the lamp-nights that [start, end) touches counted again."""
+    """Have the lamp-nights that [start, end) touches counted again, where readings are kept."""
     return conn.execute(
         """
         UPDATE lamp_night
@@ -68,6 +68,9 @@ def mark_nights(conn: psycopg.Connection, device_id: int, start: datetime, end: 
         WHERE device_id = %(device_id)s
           -- A night lasts from noon to noon, an hour longer where clocks are set back.
           AND due_to > %(start)s AND due_to - INTERVAL '25 hours' < %(end)s
+          AND NOT EXISTS (
+              SELECT FROM raw_kept AS k
+              WHERE k.domain = 'lighting' AND due_to - INTERVAL '25 hours' < k.since)
         """,
         {"device_id": device_id, "start": start, "end": end},
     ).rowcount

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ingest process: two lanes and the keeper of days, each with its connection and thread."""
+"""The ingest process: two lanes, the keepers of days and of storage, each with its thread."""
 
 import gc
 import logging
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from types import FrameType
 from typing import Final
@@ -21,6 +22,7 @@ from ingest.events import EventWriter
 from ingest.judge import Limits
 from ingest.kinds import DEFAULT_RULES
 from ingest.presence import Presence
+from ingest.retention import StorageKeeper
 from ingest.rules import RuleBook, RuleError
 from ingest.store import connect, faults
 from ingest.telemetry import TelemetryWriter
@@ -96,7 +98,15 @@ def run(config: Config) -> None:
         ),
     )
     keeper = DailyKeeper(config.database.dsn, lambda: telemetry.registry)
-    _work(config, (events, telemetry), keeper)
+    storage = StorageKeeper(
+        config.database.dsn,
+        config.ingest.retention_days,
+        limits.late,
+        None
+        if config.ingest.chunk_minutes is None
+        else timedelta(minutes=config.ingest.chunk_minutes),
+    )
+    _work(config, (events, telemetry), {"days": keeper, "storage": storage})
 
 
 def _prepare(config: Config) -> None:
@@ -121,7 +131,11 @@ def _check_progress(writer: Writer, now: float) -> None:
         raise OperatorError(f"the {writer.lane} lane hangs: it does not hear itself any more")
 
 
-def _work(config: Config, writers: tuple[Writer, ...], keeper: DailyKeeper) -> None:
+def _work(
+    config: Config,
+    writers: tuple[Writer, ...],
+    keepers: Mapping[str, DailyKeeper | StorageKeeper],
+) -> None:
     stopping = threading.Event()
 
     def request_stop(number: int, frame: FrameType | None) -> None:
@@ -144,25 +158,30 @@ def _work(config: Config, writers: tuple[Writer, ...], keeper: DailyKeeper) -> N
 
     server = metrics.serve(config.ingest.metrics_host, config.ingest.metrics_port, not_ready)
     log.info("ingest starting metrics=%s:%d", *server.server_address[:2])
-    days = threading.Thread(target=keeper.run, name="days", daemon=True)
-    for thread in (*threads, days):
+    keeping = [
+        threading.Thread(target=keeper.run, name=name, daemon=True)
+        for name, keeper in keepers.items()
+    ]
+    for thread in (*threads, *keeping):
         thread.start()
     gc.freeze()
     # A dead thread would look like silence: end the process, so that it is started anew.
     while not stopping.wait(_WATCH_INTERVAL_S):
         now = time.monotonic()
-        if not days.is_alive():
-            raise OperatorError("keeping the days ended by an error, see the log above")
+        for thread in keeping:
+            if not thread.is_alive():
+                raise OperatorError(f"keeping {thread.name} ended by an error, see the log above")
         for writer, thread in zip(writers, threads, strict=True):
             if not thread.is_alive() or not writer.consumer.alive:
                 raise OperatorError(f"the {writer.lane} lane ended by an error, see the log above")
             writer.abort_if_stuck(now)
             _check_progress(writer, now)
             writer.consumer.probe()
-    keeper.stop()
+    for keeper in keepers.values():
+        keeper.stop()
     for writer in writers:
         writer.stop()
-    for thread in (*threads, days):
+    for thread in (*threads, *keeping):
         thread.join(_STOP_S)
     for writer in writers:
         writer.consumer.stop()

@@ -7,6 +7,8 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,15 +18,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deploy.bench import reads, upkeep
+from deploy.bench import edge, latest, reads, storage, upkeep
 from deploy.bench.city import City, month_before
-from deploy.bench.ground import prepared
-from deploy.bench.report import Report
+from deploy.bench.ground import Ground, prepared
+from deploy.bench.report import Measured, Report
 from deploy.services import ServiceError
 
 app = typer.Typer(add_completion=False)
 
 WIDTH = 160
+Result = Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")]
 
 
 @app.callback()
@@ -102,6 +105,120 @@ def indicators(
         result.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
     # Whatever the figures: only what is wrong is an error.
     raise typer.Exit(1 if any(one.wrong for one in runs) else 0)
+
+
+@app.command("storage")
+def storage_command(
+    *,
+    result: Result = None,
+    devices: Annotated[
+        int, typer.Option(min=1_000, max=10_000_000, help="Each reports once a round.")
+    ] = 1_005_600,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="After one to warm up.")] = 3,
+) -> None:
+    """COPY into a hypertable and into a plain table; bytes of a value in two layouts."""
+    settings = {"devices": devices, "rounds": rounds, "batch": storage.BATCH}
+    steps = 2 * (rounds + 1) + 2
+    _run(
+        "storage", result, settings, steps,
+        lambda ground, tell: storage.measure(ground.dsn, devices, rounds, tell),
+    )  # fmt: skip
+
+
+@app.command("latest")
+def latest_command(
+    *,
+    result: Result = None,
+    communities: Annotated[int, typer.Option(min=2, max=9_999, help="Of the city.")] = 2_514,
+    elsewhere: Annotated[
+        int, typer.Option(min=1, max=1_000, help="Devices of every other community.")
+    ] = 400,
+    devices: Annotated[
+        int, typer.Option(min=100, max=20_000, help="Of the community that is asked about.")
+    ] = 10_000,
+    period: Annotated[
+        int, typer.Option(min=60, max=86_400, help="Of its readings, thirty days of them; s.")
+    ] = 3_600,
+    rounds: Annotated[int, typer.Option(min=1, max=1_000, help="After one to warm up.")] = 15,
+) -> None:
+    """Latest states of a community, and a device's year, from the database and from the api."""
+    town = latest.Town(communities, elsewhere, devices, period)
+    settings = {
+        "communities": communities, "elsewhere": elsewhere, "devices": devices,
+        "period_s": period, "rounds": rounds, "year_period_s": latest.YEAR_PERIOD_S,
+    }  # fmt: skip
+    _run(
+        "latest", result, settings, latest.steps(rounds),
+        lambda ground, tell: latest.measure(ground, town, rounds, tell),
+    )  # fmt: skip
+
+
+@app.command("edge")
+def edge_command(
+    *,
+    result: Result = None,
+    seconds: Annotated[
+        float, typer.Option(min=2, max=3_600, help="For which an idle agent is watched; s.")
+    ] = 20.0,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Agents started of each.")] = 3,
+    messages: Annotated[
+        int, typer.Option(min=1_000, max=1_000_000, help="Put into an outbox file.")
+    ] = 20_000,
+) -> None:
+    """An agent's memory and idle processor time, how fast it begins, what an outbox holds."""
+    settings = {
+        "seconds": seconds, "rounds": rounds, "messages": messages, "readings": edge.READINGS,
+        "devices": list(edge.DEVICES),
+    }  # fmt: skip
+    begun = time.monotonic()
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
+    with _progress(console, rounds * len(edge.DEVICES) + 1) as tell:
+        runs = edge.measure(seconds, rounds, messages, tell)
+    _finish(console, Report("edge", settings, runs, time.monotonic() - begun, "none"), result)
+
+
+def _run(
+    name: str,
+    result: Path | None,
+    settings: Mapping[str, Any],
+    steps: int,
+    work: Callable[[Ground, Callable[[str], None]], Sequence[Measured]],
+) -> None:
+    """Have something measured on a database of its own, and report it."""
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
+    begun = time.monotonic()
+    try:
+        with prepared() as ground, _progress(console, steps) as tell:
+            runs = work(ground, tell)
+            version = reads.version_of(ground.dsn)
+    except ServiceError as error:
+        console.print(str(error), markup=False)
+        raise typer.Exit(1) from error
+    _finish(console, Report(name, settings, runs, time.monotonic() - begun, version), result)
+
+
+@contextmanager
+def _progress(console: Console, steps: int) -> Generator[Callable[[str], None]]:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=steps)
+        yield lambda name: progress.update(task, advance=1, description=name)
+
+
+def _finish(console: Console, report: Report, result: Path | None) -> None:
+    """Tell what was measured; exit status 1 only where something is wrong, whatever the figures."""
+    console.print(report.table())
+    for one in report.runs:
+        for line in one.wrong:
+            console.print(f"wrong: {one.name}: {line}", markup=False, highlight=False)
+    for one in report.runs:
+        if not one.ok:
+            console.print(f"not met: {one.name}", markup=False, highlight=False)
+    if result is not None:
+        result.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
+    raise typer.Exit(1 if any(one.wrong for one in report.runs) else 0)
 
 
 if __name__ == "__main__":

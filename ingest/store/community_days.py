@@ -59,13 +59,20 @@ def open_days(conn: Connection, days: Sequence[tuple[DayKey, datetime]]) -> None
 
 
 def mark(conn: Connection, days: Iterable[tuple[DayKey, datetime]], reason: str) -> None:
-    """Have days computed anew; those never opened are opened by it."""
+    """Have days computed anew; those never opened are opened by it.
+
+    Days whose raw rows are dropped stay as they are.
+    """
     ordered = sorted(days)
     conn.execute(
         """
         INSERT INTO community_day AS c (domain, day, community, ends_at, dirty)
         SELECT d.*, %s
-        FROM unnest(%s::text[], %s::date[], %s::text[], %s::timestamptz[]) AS d
+        FROM unnest(%s::text[], %s::date[], %s::text[], %s::timestamptz[])
+             AS d (domain, day, community, ends_at)
+        WHERE NOT EXISTS (
+            SELECT FROM raw_kept AS k
+            WHERE k.domain = d.domain AND d.ends_at - interval '25 hours' < k.since)
         ON CONFLICT (domain, day, community) DO UPDATE
         SET dirty = coalesce(c.dirty, excluded.dirty), marks = c.marks + 1
         """,
@@ -82,14 +89,20 @@ def mark(conn: Connection, days: Iterable[tuple[DayKey, datetime]], reason: str)
 def mark_between(
     conn: Connection, communities: Sequence[str], start: datetime, end: datetime, reason: str
 ) -> int:
-    """Have all days of communities that [start, end) touches computed anew; return how many."""
+    """Have all days of communities that [start, end) touches computed anew; return how many.
+
+    Days whose raw rows are dropped stay as they are.
+    """
     return conn.execute(
         """
-        UPDATE community_day
+        UPDATE community_day AS c
         SET dirty = coalesce(dirty, %s), marks = marks + 1
         WHERE community = ANY (%s)
           -- A day lasts 23 to 25 hours.
           AND ends_at > %s AND ends_at - interval '25 hours' < %s
+          AND NOT EXISTS (
+              SELECT FROM raw_kept AS k
+              WHERE k.domain = c.domain AND c.ends_at - interval '25 hours' < k.since)
         """,
         (reason, list(communities), start, end),
     ).rowcount
@@ -160,13 +173,19 @@ def settle(conn: Connection, day: CommunityDay, now: datetime) -> None:
 
 
 def known(conn: Connection, first: date, end: date) -> list[DayKey]:
-    """Return the days from ``first`` until before ``end`` whose numbers are final, unmarked."""
+    """Return the days from ``first`` until before ``end`` whose numbers are final, unmarked.
+
+    Days whose raw rows are dropped are left out: they cannot be computed again.
+    """
     return [
         DayKey(*row)
         for row in conn.execute(
             """
-            SELECT domain, day, community FROM community_day
+            SELECT domain, day, community FROM community_day AS c
             WHERE day >= %s AND day < %s AND status = 'final' AND dirty IS NULL
+              AND NOT EXISTS (
+                  SELECT FROM raw_kept AS k
+                  WHERE k.domain = c.domain AND c.ends_at - interval '25 hours' < k.since)
             ORDER BY day, domain, community
             """,
             (first, end),

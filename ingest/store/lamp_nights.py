@@ -83,13 +83,16 @@ def add(conn: Connection, settled: Mapping[NightKey, tuple[int, int]]) -> None:
 
 
 def mark_dirty(conn: Connection, nights: Iterable[NightKey]) -> None:
-    """Remember that late readings came: these nights are recomputed from raw."""
+    """Remember that late readings came: these nights are recomputed, where raw ones are kept."""
     keys = sorted(nights)
     conn.execute(
         """
         UPDATE lamp_night AS n SET dirty = true
         FROM unnest(%s::int[], %s::date[]) AS k (device_id, night)
         WHERE n.device_id = k.device_id AND n.night = k.night
+          AND NOT EXISTS (
+              SELECT FROM raw_kept AS r
+              WHERE r.domain = 'lighting' AND n.due_to - interval '25 hours' < r.since)
         """,
         ([device_id for device_id, _ in keys], [night for _, night in keys]),
     )

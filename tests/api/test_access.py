@@ -45,6 +45,7 @@ def calls(community: str) -> list[Call]:
     return [
         Call("getAreaOverview", "GET", f"/areas/{community}/overview"),
         Call("getAreaOverview", "GET", f"/areas/{cell}/overview"),
+        Call("getAreaStates", "GET", f"/areas/{community}/states"),
         Call("getIndicator", "GET", f"/areas/{community}/indicators/lighting-uptime"),
         Call("getIndicators", "GET", f"/areas/{community}/indicators"),
         Call("getRevisions", "GET", f"/areas/{community}/indicators/lamps-lit/revisions"),
@@ -55,6 +56,7 @@ def calls(community: str) -> list[Call]:
         Call("listDevices", "GET", f"/devices?area={community}"),
         Call("getDevice", "GET", f"/devices/{lamp}"),
         Call("getDeviceHistory", "GET", f"/devices/{lamp}/history"),
+        Call("getDeviceSummary", "GET", f"/devices/{lamp}/history/summary"),
         Call("listAlerts", "GET", f"/alerts?area={community}"),
         Call("getAlert", "GET", f"/alerts/{alert}"),
         Call("acknowledgeAlert", "POST", f"/alerts/{alert}/acknowledge", {"note": "seen"}),

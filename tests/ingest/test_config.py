@@ -64,6 +64,26 @@ def test_lanes_have_limits_of_their_own(file: Path) -> None:
     assert telemetry.bytes == 4 * 1024 * 1024
 
 
+def test_tables_are_kept_as_usual_but_for_those_that_are_named(file: Path) -> None:
+    assert read(file, GOOD).ingest.retention_days == {}
+    text = GOOD + "[ingest.retention_days]\nreading_lamp = 45\n"
+    assert read(file, text).ingest.retention_days == {"reading_lamp": 45}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("reading_tram = 45", "reading_tram: unknown, known are event_alarm"),
+        ("reading_lamp = 39", "reading_lamp: 39: expected 40 or more"),
+        ("event_gate = true", "input should be a valid number"),
+    ],
+)
+def test_retention_that_would_lose_numbers_is_refused(file: Path, line: str, says: str) -> None:
+    (problem,) = problems(file, GOOD + f"[ingest.retention_days]\n{line}\n")
+    assert problem.startswith("linli.toml:1")
+    assert says in problem
+
+
 def test_rules_are_overridden_by_parameter(file: Path) -> None:
     assert read(file, GOOD).ingest.rules == {"lamp.dark": {"on_delay_s": 2}}
 
