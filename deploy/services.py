@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import psycopg
 from psycopg import sql
@@ -137,18 +137,26 @@ def mortal(command: Sequence[str], *, death_signal: str = "TERM") -> list[str]:
     return ["setpriv", f"--pdeathsig={death_signal}", "--", *command]
 
 
+# Below those that Linux gives to outgoing connections (net.ipv4.ip_local_port_range).
+_PORTS: Final = range(15_000, 32_000)
+
+
 def free_port(preferred: int = 0, *, avoid: Sequence[int] = ()) -> int:
-    """``preferred`` if nobody listens there on 127.0.0.1, else one the kernel picks."""
-    for port in (preferred, *([0] * 50)):
+    """``preferred`` if nobody listens there on 127.0.0.1, else another one.
+
+    Not one the kernel picks: it picks the same for outgoing connections, and one of these may have
+    taken the port before its server listens there.
+    """
+    chosen = (_PORTS[secrets.randbelow(len(_PORTS))] for _ in range(100))
+    for port in (*([preferred] if preferred else []), *chosen):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
             except OSError:
                 continue
-            found: int = probe.getsockname()[1]
-            if found not in avoid:
-                return found
+            if port not in avoid:
+                return port
     raise ServiceError(f"no free TCP port on {HOST}")
 
 
