@@ -65,10 +65,10 @@ _COUNTED: Final = frozenset({"in_service", "maintenance"})
 # Later than any day: all of it has come.
 FOR_EVER_US: Final = 2**62
 # What runs is brought up to date this often, or less often where that would take more than this
-# share of what ingest takes of a processor otherwise, and more than this part of a processor.
+# share of what ingest takes of a processor otherwise, and more than this share of what it leaves.
 RUNNING_INTERVAL: Final = timedelta(seconds=30)
 RUNNING_SHARE: Final = 0.05
-RUNNING_FREE: Final = 0.03
+RUNNING_FREE: Final = 0.1
 # A day that could not be computed is left alone for so long: others come first.
 FAILED_INTERVAL: Final = timedelta(minutes=10)
 # What was seen this lately needs no mark: its day, even if it ended since, is still to be computed
@@ -486,7 +486,7 @@ def running_interval(total_s: float, busy: float) -> timedelta:
         total_s: How long once takes, seconds; what the database does for it included.
         busy: How much of a processor ingest takes otherwise.
     """
-    share = max(RUNNING_FREE, RUNNING_SHARE * busy)
+    share = max(RUNNING_SHARE * busy, RUNNING_FREE * (1.0 - busy))
     return max(RUNNING_INTERVAL, timedelta(seconds=total_s / share))
 
 

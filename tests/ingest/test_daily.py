@@ -186,13 +186,14 @@ def test_a_day_that_cannot_be_computed_keeps_no_other_from_it(
     ("total_s", "busy", "interval_s"),
     [
         pytest.param(0.2, 0.0, 30, id="never-more-often"),
-        pytest.param(30.0, 0.0, 1_000, id="of-an-idle-processor-three-hundredths"),
-        pytest.param(30.0, 0.1, 1_000, id="little-to-do"),
+        pytest.param(30.0, 0.0, 300, id="of-an-idle-processor-a-tenth"),
+        pytest.param(30.0, 0.25, 400, id="of-what-is-left"),
         pytest.param(30.0, 0.8, 750, id="of-a-busy-one-a-twentieth-of-what-it-does"),
     ],
 )
 def test_running_days_take_a_small_share(total_s: float, busy: float, interval_s: int) -> None:
-    assert daily.running_interval(total_s, busy) == timedelta(seconds=interval_s)
+    found = daily.running_interval(total_s, busy)
+    assert found.total_seconds() == pytest.approx(interval_s)
 
 
 def test_verification_names_a_number_that_was_tampered_with(bench: Bench) -> None:
