@@ -55,6 +55,9 @@ FEED_MAX: Final = 50
 DEVICES_MAX: Final = 20_000
 BATCH_EVERY_S: Final = 1.0
 OVERVIEW_EVERY_S: Final = 5.0
+# Or less often, where reading an area's overview would take more than this share of the time: a
+# city's sums up every device.
+OVERVIEW_SHARE: Final = 0.02
 RECONCILE_EVERY_S: Final = 10.0
 PING_EVERY_S: Final = 15.0
 RIGHTS_EVERY_S: Final = 5.0
@@ -177,6 +180,7 @@ class Channel:
     gateways: dict[str, GatewayChange] = field(default_factory=dict[str, GatewayChange])
     overview: bytes = b""
     overview_is_due: bool = False
+    overview_not_before: float = 0.0  # the loop's time
     empty_since: float | None = None
 
     @property
@@ -614,7 +618,10 @@ class Hub:
         while True:
             await asyncio.sleep(OVERVIEW_EVERY_S)
             for channel in list(self._channels.values()):
+                began = asyncio.get_running_loop().time()
                 if not channel.viewers or not channel.overview_is_due:
+                    continue
+                if began < channel.overview_not_before:
                     continue
                 channel.overview_is_due = False
                 try:
@@ -625,6 +632,9 @@ class Hub:
                 except Problem:  # the area was moved or removed: its viewers find out anew
                     for viewer in channel.viewers:
                         viewer.cut()
+                finally:
+                    ended = asyncio.get_running_loop().time()
+                    channel.overview_not_before = ended + (ended - began) / OVERVIEW_SHARE
 
     async def _tell_overview(self, channel: Channel) -> None:
         overview = await self._read_overview(channel)

@@ -71,6 +71,8 @@ RUNNING_SHARE: Final = 0.05
 RUNNING_FREE: Final = 0.1
 # A day that could not be computed is left alone for so long: others come first.
 FAILED_INTERVAL: Final = timedelta(minutes=10)
+# All that is due takes no more than this share, however much it is.
+SHARE: Final = 0.2
 # What was seen this lately needs no mark: its day, even if it ended since, is still to be computed
 # for good (`community_days.FINAL_AFTER`).
 _LATELY: Final = timedelta(minutes=5)
@@ -517,11 +519,19 @@ class DailyKeeper:
             try:
                 with connect(self._dsn, "days") as conn:
                     while not self._stopping.wait(_IDLE_S):
-                        while self.keep(conn, datetime.now(UTC)) and not self._stopping.is_set():
-                            pass
+                        self._keep_all(conn)
             except Unavailable as error:
                 log.warning("database lost, retrying keeper=days error=%s", error)
                 self._stopping.wait(_RETRY_S)
+
+    def _keep_all(self, conn: psycopg.Connection) -> None:
+        """Do what is due, in pauses: a city has thousands of days, and the lanes come first."""
+        begun = time.thread_time()
+        while self.keep(conn, datetime.now(UTC)):
+            spent_s = time.thread_time() - begun
+            if self._stopping.wait(spent_s * (1 / SHARE - 1)):
+                return
+            begun = time.thread_time()
 
     def keep(self, conn: psycopg.Connection, now: datetime) -> int:
         """Do what is due at ``now``; return how many days were computed."""

@@ -3,7 +3,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -14,8 +14,16 @@ from edge_agent.messages import Ack, Live, LiveDevice, LiveGateway, Rejection, e
 from ingest.consumer import Consumer
 from ingest.store.streams import Mark, StreamKey
 
+# A watermark is cumulative, so one tells what ten would have: where a flush names more streams than
+# this, each is told after so many messages or so long. An agent has more than that in flight.
+ACKS_AT_ONCE: Final = 50
+ACK_MESSAGES: Final = 10
+ACK_DELAY_S: Final = 5.0
 # Devices changing every second are told once a second; alerts and gateways at once.
 LIVE_INTERVAL_S: Final = 1.0
+# Of a city's communities so many a second, in turns: each message costs here, at the broker and at
+# the api as much as several readings.
+LIVE_MESSAGES_MAX: Final = 500
 # Some 200 bytes each: an ack never comes near the size that a gateway refuses.
 REJECTIONS_MAX: Final = 400
 
@@ -27,6 +35,69 @@ class _Changes:
     gateways: dict[str, LiveGateway] = field(default_factory=dict[str, LiveGateway])
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A watermark that is not told yet."""
+
+    mark: Mark
+    due: float
+    messages: int = 0
+
+
+class Held:
+    """Watermarks that wait to be told; time is monotonic, in seconds."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._waiting: dict[StreamKey, _Waiting] = {}
+
+    def take(
+        self,
+        watermarks: Mapping[StreamKey, Mark],
+        counts: Mapping[StreamKey, int],
+        refused: Container[str],
+        now: float,
+    ) -> dict[StreamKey, Mark]:
+        """Hold back what a flush committed; return what is to be told at once.
+
+        Args:
+            watermarks: How far streams are committed.
+            counts: How many messages of each stream the flush held.
+            refused: Gateways of which something was refused: they are told at once.
+            now: The present.
+        """
+        if len(watermarks) <= ACKS_AT_ONCE:
+            due = dict(watermarks)
+        else:
+            due = {
+                key: mark
+                for key, mark in watermarks.items()
+                if self._waits(key, mark, counts.get(key, 0), now) >= ACK_MESSAGES
+                or mark.beyond
+                or key[0] in refused
+            }
+        for key in due:
+            self._waiting.pop(key, None)
+        return due
+
+    def overdue(self, now: float) -> dict[StreamKey, Mark]:
+        """Return what waited long enough, and hold it back no more."""
+        due: dict[StreamKey, Mark] = {}
+        for key, waiting in self._waiting.items():  # in the order in which they began to wait
+            if waiting.due > now:
+                break
+            due[key] = waiting.mark
+        for key in due:
+            del self._waiting[key]
+        return due
+
+    def _waits(self, key: StreamKey, mark: Mark, messages: int, now: float) -> int:
+        waiting = self._waiting.setdefault(key, _Waiting(mark, now + ACK_DELAY_S))
+        waiting.mark = mark
+        waiting.messages += messages
+        return waiting.messages
+
+
 class Downlink:
     """Publishes through one lane's connection."""
 
@@ -36,6 +107,22 @@ class Downlink:
         self._epoch = epoch
         self._changes: defaultdict[str, _Changes] = defaultdict(_Changes)
         self._told_at = 0.0
+        self._held = Held()
+
+    def acknowledge_later(
+        self,
+        watermarks: Mapping[StreamKey, Mark],
+        rejections: Mapping[str, Iterable[Rejection]],
+        counts: Mapping[StreamKey, int],
+    ) -> None:
+        """Tell watermarks: at once where they are few, else each after some messages or seconds.
+
+        What is odd (refusals, holes) is told at once. ``counts`` are the flush's messages by
+        stream.
+        """
+        due = self._held.take(watermarks, counts, rejections, time.monotonic())
+        if due or rejections:
+            self.acknowledge(due, rejections)
 
     def acknowledge(
         self,
@@ -73,11 +160,18 @@ class Downlink:
         self._changes[community].gateways[gateway.gateway] = gateway
 
     def tell(self) -> None:
-        """Publish live changes: alerts and gateways at once, devices once a second."""
+        """Publish what is due: alerts and gateways at once, devices once a second, watermarks."""
+        overdue = self._held.overdue(time.monotonic())
+        if overdue:
+            self.acknowledge(overdue, {})
         due = time.monotonic() - self._told_at >= LIVE_INTERVAL_S
+        room = LIVE_MESSAGES_MAX if due else 0
+        # In the order in which they began to wait.
         for community, changes in list(self._changes.items()):
-            if not (due or changes.alerts or changes.gateways):
-                continue
+            if not (changes.alerts or changes.gateways):
+                if not room:
+                    continue
+                room -= 1
             live = Live(
                 at=datetime.now(UTC),
                 devices=tuple(changes.devices.values()),

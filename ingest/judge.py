@@ -176,10 +176,12 @@ class Judge:
         judged.stream, judged.seq = batch.stream, batch.seq
         for rejected in batch.rejected:
             judged.refuse(rejected.reason, rejected.detail, rejected.index)
+        first = message.received_at - self._limits.late
+        last = message.received_at + self._limits.future
         for index, reading in batch.readings:
             try:
                 device = self._device(
-                    reading.device, reading.kind, reading.at, gateway, message.received_at
+                    reading.device, reading.kind, reading.at, gateway, first, last
                 )
             except Rejected as error:
                 judged.refuse(error.reason, error.detail, index, self._own(reading.device, gateway))
@@ -195,8 +197,14 @@ class Judge:
         if isinstance(event, GapEvent):
             judged.event = event
             return
+        received_at = judged.message.received_at
         device = self._device(
-            event.device, event.kind, event.at, gateway, judged.message.received_at
+            event.device,
+            event.kind,
+            event.at,
+            gateway,
+            received_at - self._limits.late,
+            received_at + self._limits.future,
         )
         judged.event = (device, event)
 
@@ -216,12 +224,18 @@ class Judge:
         return known if known is not None and known.gateway == gateway.gateway else None
 
     def _device(
-        self, device: str, kind: str, at: datetime, gateway: Gateway, received_at: datetime
+        self,
+        device: str,
+        kind: str,
+        at: datetime,
+        gateway: Gateway,
+        first: datetime,
+        last: datetime,
     ) -> Device:
         # Time first: nothing else may compute with an impossible instant.
-        if at > received_at + self._limits.future:
+        if at > last:
             raise Rejected("time.future", f"{device}: {at.isoformat()}")
-        if at < received_at - self._limits.late:
+        if at < first:
             raise Rejected("time.too_old", f"{device}: {at.isoformat()}")
         known = self._registry.devices.get(device)
         if known is None:

@@ -5,6 +5,7 @@ What a flush changes is kept apart until its COMMIT returned (`commit`), and for
 not (`rollback`), so memory never runs ahead of the tables.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -15,7 +16,7 @@ from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import LiveDevice
 from ingest.alerts import IDLE, Active, Decision, Pending, Raise, Track, elapse, step
 from ingest.indicators import lighting, spans
-from ingest.kinds import KINDS
+from ingest.kinds import DEVICE_FAULT, KINDS
 from ingest.kinds.base import Condition, Context
 from ingest.rules import Rule, RuleBook
 from ingest.store.alerts import Change, PendingRow, Standing, Subject
@@ -24,7 +25,8 @@ from ingest.store.lamp_nights import Night, NightKey, open_night
 
 TrackKey = tuple[str, int, str]  # rule, device id, key
 _US: Final = timedelta(microseconds=1)
-_IDENTITY: Final = {"kind", "device", "at"}
+_IDENTITY: Final = frozenset({"kind", "device", "at"})
+_FAULT: Final = DEVICE_FAULT.id
 _NO_DELAY: Final = timedelta(0)
 
 
@@ -42,14 +44,33 @@ class Delta:
     pending: dict[tuple[str, int], datetime | None] = field(
         default_factory=dict[tuple[str, int], datetime | None]
     )
-    live: dict[str, tuple[str, LiveDevice]] = field(
-        default_factory=dict[str, tuple[str, LiveDevice]]
-    )
+    live: dict[int, tuple[Device, State]] = field(default_factory=dict[int, tuple[Device, State]])
 
 
 def subject_of(device: Device) -> Subject:
     """Return what an alert about ``device`` is about."""
     return Subject(device.kind, device.gateway, device.community, device.area, device.device)
+
+
+def live_device(device: Device, state: State) -> LiveDevice:
+    """Return what people who watch are told of a device."""
+    match device.life, state.silent, state.fault:
+        case "maintenance", _, _:
+            shown = "maintenance"
+        case _, True, _:
+            shown = "offline"
+        case _, _, str():
+            shown = "fault"
+        case _:
+            shown = "normal"
+    return LiveDevice(
+        device=device.device,
+        kind=device.kind,
+        state=shown,
+        at=state.at,
+        received_at=state.received_at,
+        values=dict(state.reading),
+    )
 
 
 class Projection:
@@ -60,6 +81,8 @@ class Projection:
         self._rules = rules
         self._states: dict[int, State] = {}
         self._tracks: dict[TrackKey, Track] = {}
+        # Those of them whose on-delay runs, in the order in which it began.
+        self._running: dict[TrackKey, None] = {}
         self._params: dict[TrackKey, Mapping[str, Any]] = {}
         self._stream_time: dict[str, datetime] = {}
         self._nights: set[NightKey] = set()
@@ -72,6 +95,8 @@ class Projection:
         self._registry = registry
         self._by_id = {device.id: device for device in registry.devices.values()}
         self._due: dict[NightKey, tuple[spans.Span, ...]] = {}
+        # By time zone, the night that was asked for last: start, end (microseconds), date.
+        self._night_last: dict[str, tuple[int, int, date]] = {}
 
     def restore(
         self,
@@ -90,6 +115,7 @@ class Projection:
                 latest = self._stream_time.get(device.gateway, state.at)
                 self._stream_time[device.gateway] = max(latest, state.at)
         self._tracks = {}
+        self._running = {}
         for alert in standing:
             device = registry.devices.get(alert.device or "")
             if device is not None:
@@ -103,9 +129,11 @@ class Projection:
             seen = max(state.lit_at or state.at, row.since)
             known_until = seen + device.max_silence
             if device.kind == "lamp":
-                _, until = self._is_due(device, seen)
+                _, until = self._is_due(device, spans.to_us(seen))
                 known_until = min(known_until, until or known_until)
-            self._tracks[row.rule, row.device_id, ""] = Pending(row.since, known_until)
+            key = (row.rule, row.device_id, "")
+            self._tracks[key] = Pending(row.since, known_until)
+            self._running[key] = None
         self._nights.clear()
         self.rollback()
 
@@ -128,6 +156,10 @@ class Projection:
                 self._params.pop(key, None)
             else:
                 self._tracks[key] = track
+            if isinstance(track, Pending):
+                self._running[key] = None
+            else:
+                self._running.pop(key, None)
         self._stream_time.update(self._staged_time)
         self._nights.update(delta.opened)
         self.rollback()
@@ -145,8 +177,13 @@ class Projection:
         for device, reading, received_at in sorted(readings, key=lambda item: item[1].at):
             self._fold(device, reading, received_at)
             touched[device.gateway] = received_at
-        for gateway, received_at in touched.items():
-            self._let_time_pass(gateway, received_at)
+        running: defaultdict[str, list[TrackKey]] = defaultdict(list)
+        for key in {**self._running, **self._staged_tracks}:
+            device = self._by_id.get(key[1])
+            if device is not None and device.gateway in touched:
+                running[device.gateway].append(key)
+        for gateway, keys in running.items():
+            self._let_time_pass(gateway, keys, touched[gateway])
 
     def fold_event(self, device: Device, event: Event, received_at: datetime) -> None:
         """Let one event speak to the rules that listen to events; they know no on-delay."""
@@ -172,22 +209,24 @@ class Projection:
         condition = Condition(rule.id, silent, {"last_at": state.at.isoformat()})
         self._advance(device, rule, condition, now, now, _NO_DELAY)
 
-    def known(self) -> Iterable[tuple[Device, State]]:
-        """Yield every device that was ever heard, with its committed state."""
-        for device_id, state in self._states.items():
-            device = self._by_id.get(device_id)
-            if device is not None:
-                yield device, state
+    def device(self, device_id: int) -> Device | None:
+        """Return a registered device."""
+        return self._by_id.get(device_id)
+
+    @property
+    def heard(self) -> Iterable[int]:
+        """The devices that were ever heard, by id; not to be walked across a flush."""
+        return self._states
 
     def _fold(self, device: Device, reading: Reading, received_at: datetime) -> None:
+        at, at_us = reading.at, spans.to_us(reading.at)
         before = self.state(device.id)
-        if before is not None and reading.at < before.at:
+        if before is not None and at < before.at:
             # Latest state only moves forward; what is past is restated from raw.
             if isinstance(reading, LampReading):
-                at_us = spans.to_us(reading.at)
                 zone = device.place.time_zone
                 for instant in (at_us, at_us + device.max_silence // _US):
-                    night = lighting.night_of(instant, zone)
+                    night = self._night(instant, zone)
                     self._due_of(device, night)  # a night nobody has heard of has no row yet
                     self.delta.dirty.add((device.id, night))
             return
@@ -197,16 +236,21 @@ class Projection:
             shines = lighting.is_lit(reading.lit, reading.power_w, device.rated_power_w)
             if shines is not None:
                 if lit is not None and lit_at is not None:
-                    self._settle(device, lit_at, lit, reading.at)
+                    self._settle(device, spans.to_us(lit_at), lit, at_us)
                     # Of two readings with one instant, lit wins, whatever their order.
-                    shines = shines or (lit and lit_at == reading.at)
-                lit, lit_at = shines, reading.at
+                    shines = shines or (lit and lit_at == at)
+                lit, lit_at = shines, at
         fault = reading.fault
         state = State(
-            reading.at,
+            at,
             received_at,
-            reading.at if before is None or before.fault != fault else before.since,
-            reading.model_dump(mode="json", exclude=_IDENTITY, exclude_none=True),
+            at if before is None or before.fault != fault else before.since,
+            # Numbers, words and truth values only: JSON as they are.
+            {
+                name: value
+                for name, value in reading.__dict__.items()
+                if value is not None and name not in _IDENTITY
+            },
             fault,
             before is not None and before.silent,
             lit,
@@ -214,18 +258,17 @@ class Projection:
         )
         self.delta.states[device.id] = state
         stream_time = self._staged_time.get(device.gateway) or self._stream_time.get(device.gateway)
-        if stream_time is None or reading.at > stream_time:
-            self._staged_time[device.gateway] = reading.at
+        if stream_time is None or at > stream_time:
+            self._staged_time[device.gateway] = at
         if before is None or before.reading != state.reading:
             self._tell(device, state)
-        self._ask_rules(device, reading, shines, received_at)
+        self._ask_rules(device, reading, at_us, shines, received_at)
 
-    def _settle(self, device: Device, since: datetime, lit: bool, until: datetime) -> None:
-        """Add what the reading at ``since`` held, now that the next one ended its hold."""
-        start = spans.to_us(since)
-        end = min(spans.to_us(until), start + device.max_silence // _US)
+    def _settle(self, device: Device, start: int, lit: bool, until: int) -> None:
+        """Add what the reading at ``start`` held, now that the next one ended its hold."""
+        end = min(until, start + device.max_silence // _US)
         zone = device.place.time_zone
-        night, last = lighting.night_of(start, zone), lighting.night_of(end, zone)
+        night, last = self._night(start, zone), self._night(end, zone)
         while night <= last:
             covered = spans.overlap(self._due_of(device, night), start, end)
             if covered:
@@ -236,6 +279,14 @@ class Projection:
                     before[1] + (0 if lit else covered),
                 )
             night += timedelta(days=1)
+
+    def _night(self, at_us: int, zone: str) -> date:
+        """Return the night of an instant: hardly ever another than the last one."""
+        known = self._night_last.get(zone)
+        if known is None or not known[0] <= at_us < known[1]:
+            night = lighting.night_of(at_us, zone)
+            known = self._night_last[zone] = (*lighting.night_span(night, zone), night)
+        return known[2]
 
     def _due_of(self, device: Device, night: date) -> tuple[spans.Span, ...]:
         if device.life == "installed":  # not in service yet: nothing is due, no row is made
@@ -248,11 +299,10 @@ class Projection:
             self.delta.opened[key] = opened
         return known
 
-    def _is_due(self, device: Device, at: datetime) -> tuple[bool, datetime | None]:
-        """Return whether light is due at ``at``, and until when this stays so, if that is known."""
-        at_us = spans.to_us(at)
+    def _is_due(self, device: Device, at_us: int) -> tuple[bool, datetime | None]:
+        """Return whether light is due then, and until when this stays so, if that is known."""
         zone = device.place.time_zone
-        night = lighting.night_of(at_us, zone)
+        night = self._night(at_us, zone)
         for start, end in self._due_of(device, night):
             if at_us < start:
                 return False, spans.from_us(start)
@@ -264,14 +314,23 @@ class Projection:
         return False, None
 
     def _ask_rules(
-        self, device: Device, reading: Reading, shines: bool | None, received_at: datetime
+        self,
+        device: Device,
+        reading: Reading,
+        at_us: int,
+        shines: bool | None,
+        received_at: datetime,
     ) -> None:
-        context = Context(self._rules, shines, lambda at: self._is_due(device, at))
-        fault = Condition("device.fault", reading.fault is not None, {"fault": reading.fault})
+        context = Context(self._rules, shines, lambda: self._is_due(device, at_us))
+        fault = Condition(_FAULT, reading.fault is not None, {"fault": reading.fault})
+        tracks, staged = self._tracks, self._staged_tracks
         for condition in (fault, *KINDS[device.kind].conditions(reading, context)):
+            key = (condition.rule, device.id, condition.key)
+            if not condition.holds and key not in tracks and key not in staged:
+                continue  # the common case: idle, and stays so
             rule = self._rules.get(condition.rule)
             if rule is not None:
-                self._advance(device, rule, condition, reading.at, received_at, rule.on_delay)
+                self._advance(device, rule, condition, reading.at, received_at)
 
     def _advance(
         self,
@@ -280,7 +339,7 @@ class Projection:
         condition: Condition,
         at: datetime,
         received_at: datetime,
-        on_delay: timedelta,
+        on_delay: timedelta | None = None,  # that of the rule
     ) -> None:
         key = (rule.id, device.id, condition.key)
         before = self._track(key)
@@ -292,27 +351,28 @@ class Projection:
         if condition.until is not None:
             known_until = min(known_until, condition.until)
         after, decisions = step(
-            before, condition.holds, at, on_delay=on_delay, known_until=known_until
+            before,
+            condition.holds,
+            at,
+            on_delay=rule.on_delay if on_delay is None else on_delay,
+            known_until=known_until,
         )
         self._stage(key, before, after)
         for decision in decisions:
             self._decide(device, rule, key, decision, received_at)
 
-    def _let_time_pass(self, gateway: str, received_at: datetime) -> None:
+    def _let_time_pass(
+        self, gateway: str, running: Iterable[TrackKey], received_at: datetime
+    ) -> None:
         """Raise what waited for its on-delay: the gateway's own stream says how late it is."""
         now = self._staged_time.get(gateway)
         if now is None:
             return
-        running = [
-            (key, track)
-            for key, track in (*self._tracks.items(), *self._staged_tracks.items())
-            if isinstance(track, Pending)
-        ]
-        for key, _ in running:
-            device = self._by_id.get(key[1])
+        for key in running:
+            device = self._by_id[key[1]]
             rule = self._rules.get(key[0])
             track = self._track(key)
-            if device is None or rule is None or device.gateway != gateway:
+            if rule is None:
                 continue
             after, raised = elapse(track, now, on_delay=rule.on_delay)
             self._stage(key, track, after)
@@ -350,23 +410,4 @@ class Projection:
         )
 
     def _tell(self, device: Device, state: State) -> None:
-        match device.life, state.silent, state.fault:
-            case "maintenance", _, _:
-                shown = "maintenance"
-            case _, True, _:
-                shown = "offline"
-            case _, _, str():
-                shown = "fault"
-            case _:
-                shown = "normal"
-        self.delta.live[device.device] = (
-            device.community,
-            LiveDevice(
-                device=device.device,
-                kind=device.kind,
-                state=shown,
-                at=state.at,
-                received_at=state.received_at,
-                values=dict(state.reading),
-            ),
-        )
+        self.delta.live[device.id] = (device, state)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 TELEMETRY_IDENTITY: Final = "ingest-telemetry-00"
 EVENT_IDENTITY: Final = "ingest-event-00"
 _WATCH_INTERVAL_S: Final = 0.5
+_GARBAGE_AT: Final = 100_000
 _STOP_S: Final = 5.0
 # When no probe came round through broker, network thread, queue and writer, or the writer's loop
 # did not turn, for as long as this, the process ends.
@@ -165,6 +166,8 @@ def _work(
     for thread in (*threads, *keeping):
         thread.start()
     gc.freeze()
+    # What a flush makes, it leaves to reference counts; cycles are rare here, walks are not.
+    gc.set_threshold(_GARBAGE_AT)
     # A dead thread would look like silence: end the process, so that it is started anew.
     while not stopping.wait(_WATCH_INTERVAL_S):
         now = time.monotonic()

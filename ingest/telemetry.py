@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The telemetry lane: readings, latest states, lighting, and the rules that readings answer."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from operator import attrgetter
+from typing import Final, Unpack
 
 import psycopg
 
@@ -15,11 +16,11 @@ from ingest.daily import days_over
 from ingest.indicators import lighting, spans
 from ingest.judge import Judged
 from ingest.kinds import DEVICE_SILENT, KINDS
-from ingest.kinds.base import fields
 from ingest.presence import is_silent
-from ingest.projection import Delta
+from ingest.projection import Delta, live_device
 from ingest.store import alerts, community_days, devices, lamp_nights, readings
-from ingest.writer import Writer
+from ingest.store.devices import Device
+from ingest.writer import Common, Stored, Writer
 
 _RECOMPUTE_INTERVAL: Final = timedelta(seconds=1)
 _RECOMPUTED_AT_ONCE: Final = 200
@@ -27,7 +28,12 @@ _SILENCE_INTERVAL: Final = timedelta(seconds=5)
 _WINDOW_INTERVAL: Final = timedelta(seconds=60)
 # Nights opened for lamps nobody heard; older ones open when a reading comes.
 _NIGHTS_BACK: Final = timedelta(days=2)
+# Of a city's devices and lamps: some milliseconds' work, between two flushes.
+_CHECKED_AT_ONCE: Final = 5_000
+_OPENED_AT_ONCE: Final = 1_000
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
+# From a reading to its row: `kinds.base.fields`, made once.
+_VALUES: Final = {kind: attrgetter(*its.readings.columns) for kind, its in KINDS.items()}
 
 
 class TelemetryWriter(Writer):
@@ -38,16 +44,24 @@ class TelemetryWriter(Writer):
     _silence_checked_at = _NEVER
     _windows_opened_at = _NEVER
 
+    def __init__(self, **common: Unpack[Common]) -> None:
+        """Start with nothing looked at."""
+        super().__init__(**common)
+        # Devices still to be looked at in this round; a city is no work for one tick.
+        self._unchecked: list[int] = []
+        # Lamps whose nights are still to be opened, and what the last ones were opened for.
+        self._unopened: list[Device] = []
+        self._opened_for: object = None
+
     def store(self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime) -> None:
         """Store readings by class, fold them into what follows from them, write that too."""
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
-        folded: list[tuple[devices.Device, Reading, datetime]] = []
+        folded: list[tuple[Device, Reading, datetime]] = []
         for item in fresh:
             received_at = item.message.received_at
             for device, reading in item.readings:
-                table = KINDS[device.kind].readings
                 rows[device.kind].append(
-                    (device.id, reading.at, received_at, *fields(reading, table))
+                    (device.id, reading.at, received_at, *_VALUES[device.kind](reading))
                 )
                 folded.append((device, reading, received_at))
         for kind, values in rows.items():
@@ -75,17 +89,30 @@ class TelemetryWriter(Writer):
         """Make the fold the present, and hand its changes to the live topic."""
         del judged
         delta = self.projection.commit()
-        for item in fresh:
-            for device, _ in item.readings:
-                metrics.READINGS.labels(device.kind).inc()
+        stored = Counter(device.kind for item in fresh for device, _ in item.readings)
+        for kind, count in stored.items():
+            metrics.READINGS.labels(kind).inc(count)
         self._announce(delta)
 
+    def tell_stored(self, stored: Stored, judged: Sequence[Judged]) -> None:
+        """Tell gateways how far their streams are committed, of several messages at once."""
+        counts = Counter(
+            (item.gateway, item.stream) for item in judged if item.gateway and item.stream
+        )
+        self.downlink.acknowledge_later(stored.watermarks, stored.rejections, counts)
+
     def _announce(self, delta: Delta) -> None:
-        for community, device in delta.live.values():
-            self.downlink.device_changed(community, device)
+        for device, state in delta.live.values():
+            self.downlink.device_changed(device.community, live_device(device, state))
         for change in delta.alerts:
             metrics.ALERTS.labels(change.rule).inc()
         self.tell_alerts()
+
+    def restore_standing(self, standing: Sequence[alerts.Standing]) -> None:
+        """Open all nights anew: the tables may be older ones, restored from a backup."""
+        del standing
+        self._opened_for = None
+        self._unopened = []
 
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:
         """Restate dirty nights, open and close nights, notice silent devices."""
@@ -94,48 +121,72 @@ class TelemetryWriter(Writer):
             self._recompute(conn)
         if now - self._windows_opened_at >= _WINDOW_INTERVAL:
             self._windows_opened_at = now
+            self._begin_windows(now)
+            lamp_nights.finalise(conn, now)
+        if self._unopened:
             self._open_windows(conn, now)
-        if now - self._silence_checked_at >= _SILENCE_INTERVAL:
+        if not self._unchecked and now - self._silence_checked_at >= _SILENCE_INTERVAL:
             self._silence_checked_at = now
+            self._unchecked = list(self.projection.heard)
+        if self._unchecked:
             self._check_silence(conn, now)
 
     def _recompute(self, conn: psycopg.Connection) -> None:
-        by_id = {device.id: device for device in self.registry.devices.values()}
         with conn.transaction():
             if devices.registry_revision(conn) != self.registry.revision:
                 return  # what marked these nights may be a change not read yet
             for device_id, night in lamp_nights.take_dirty(conn, _RECOMPUTED_AT_ONCE):
+                device = self.projection.device(device_id)
+                assert device is not None, "who has a night is registered"
                 state = self.projection.state(device_id)
-                lamp_nights.recompute(
-                    conn, by_id[device_id], night, None if state is None else state.lit_at
-                )
+                lamp_nights.recompute(conn, device, night, None if state is None else state.lit_at)
+
+    def _begin_windows(self, now: datetime) -> None:
+        """Take up all lamps, if their nights were opened for another night or registry."""
+        now_us = spans.to_us(now)
+        zones = {device.place.time_zone for device in self.registry.devices.values()}
+        wanted = (
+            self.registry.revision,
+            {zone: lighting.night_of(now_us, zone) for zone in zones},
+        )
+        if wanted != self._opened_for:
+            self._opened_for = wanted
+            self._unopened = [
+                device
+                for device in self.registry.devices.values()
+                if device.kind == "lamp" and device.life == "in_service"
+            ]
 
     def _open_windows(self, conn: psycopg.Connection, now: datetime) -> None:
-        """Open each lamp's nights up to the present one, heard or not; close what is over."""
+        """Open the next lamps' nights up to the present one, heard or not."""
         now_us = spans.to_us(now)
         back_us = spans.to_us(now - _NIGHTS_BACK)
         nights: list[lamp_nights.Night] = []
-        for device in self.registry.devices.values():
-            if device.kind != "lamp" or device.life != "in_service":
-                continue
+        taken = self._unopened[-_OPENED_AT_ONCE:]
+        for device in taken:
             zone = device.place.time_zone
             night = lighting.night_of(max(back_us, device.in_service_from_us), zone)
             while night <= lighting.night_of(now_us, zone):
                 nights.append(lamp_nights.open_night(device, night))
                 night += timedelta(days=1)
-        with conn.transaction():
-            if nights:
-                lamp_nights.insert_missing(conn, nights)
-            lamp_nights.finalise(conn, now)
+        if nights:
+            lamp_nights.insert_missing(conn, nights)
+        del self._unopened[-_OPENED_AT_ONCE:]
 
     def _check_silence(self, conn: psycopg.Connection, now: datetime) -> None:
         rule = self.rules.get(DEVICE_SILENT.id)
         listening = self.listening
+        taken = self._unchecked[-_CHECKED_AT_ONCE:]
+        del self._unchecked[-_CHECKED_AT_ONCE:]
         if rule is None or listening is None:
             return
-        for device, state in self.projection.known():
-            if device.life != "in_service":
+        heard_after = listening.until - rule.on_delay
+        for device_id in taken:
+            device, state = self.projection.device(device_id), self.projection.state(device_id)
+            if device is None or state is None or device.life != "in_service":
                 continue
+            if not state.silent and state.received_at + device.max_silence >= heard_after:
+                continue  # the common case
             gateway = self.registry.gateways[device.gateway]
             heard_since = self.presence.heard_since(gateway.gateway)
             if heard_since is None:  # behind a silent gateway nothing is known of a device

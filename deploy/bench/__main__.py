@@ -18,10 +18,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deploy.bench import edge, latest, reads, storage, upkeep
+from deploy.bench import edge, latest, reads, storage, trials, upkeep
 from deploy.bench.city import City, month_before
 from deploy.bench.ground import Ground, prepared
+from deploy.bench.ingest import Bench, Settings, measure
 from deploy.bench.report import Measured, Report
+from deploy.bench.show import show
+from deploy.bench.stage import Loading
+from deploy.bench.town import Town
 from deploy.services import ServiceError
 
 app = typer.Typer(add_completion=False)
@@ -219,6 +223,105 @@ def _finish(console: Console, report: Report, result: Path | None) -> None:
     if result is not None:
         result.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
     raise typer.Exit(1 if any(one.wrong for one in report.runs) else 0)
+
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")]
+Quick = Annotated[bool, typer.Option(help="20 communities, short: for profiling, not for figures.")]
+Judged = Annotated[bool, typer.Option("--judge", help="Exit 1 where a goal is not met.")]
+Minutes = Annotated[float, typer.Option(min=0.1, max=1_440, help="Of the city.")]
+Communities = Annotated[int, typer.Option(min=1, max=9_999, help="One gateway each.")]
+Devices = Annotated[int, typer.Option(min=10, max=9_999, help="Of a community.")]
+Folder = Annotated[Path | None, typer.Option(help="Where the database lies meanwhile.")]
+
+
+@app.command()
+def ingest(
+    *,
+    result: Json = None,
+    quick: Quick = False,
+    judge: Judged = False,
+    minutes: Minutes = 10,
+    communities: Communities = 2_514,
+    devices: Devices = 400,
+    period: Annotated[float, typer.Option(min=1, help="Seconds between readings.")] = 30.0,
+    batch: Annotated[
+        int, typer.Option(min=0, max=100, help="Readings of a message; 0: what a second brings.")
+    ] = 0,
+    rounds: Annotated[int, typer.Option(min=0, max=100, help="Of Linli and baselines.")] = 3,
+    seconds: Annotated[float, typer.Option(min=5, help="Of each in a round.")] = 60.0,
+    folder: Folder = None,
+) -> None:
+    """A city's readings from the wire to the tables, and beside it COPY, null and row consumers."""
+    if quick:
+        communities, minutes = min(communities, 20), min(minutes, 1.0)
+        rounds, seconds = min(rounds, 1), min(seconds, 10.0)
+    settings = Settings(
+        Town(communities, devices, period), minutes, batch, rounds, seconds, comparable=not quick
+    )
+    show(lambda tell: measure(settings, folder, tell), result, judge=judge)
+
+
+@app.command()
+def burst(
+    *,
+    result: Json = None,
+    quick: Quick = False,
+    judge: Judged = False,
+    minutes: Minutes = 10,
+    communities: Communities = 2_514,
+    devices: Devices = 400,
+    folder: Folder = None,
+) -> None:
+    """Three times what is usual: memory stays flat, and everything is stored in the end."""
+    _trial("burst", trials.burst, result, folder, (communities, devices, minutes), quick, judge)
+
+
+@app.command()
+def alerts(
+    *,
+    result: Json = None,
+    quick: Quick = False,
+    judge: Judged = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Of each of the two.")] = 3,
+    communities: Communities = 2_514,
+    devices: Devices = 400,
+    folder: Folder = None,
+) -> None:
+    """From alarm to alert, with nothing else to do and while a backlog drains."""
+    _trial("alerts", trials.alerts, result, folder, (communities, devices, minutes), quick, judge)
+
+
+@app.command()
+def outage(
+    *,
+    result: Json = None,
+    quick: Quick = False,
+    judge: Judged = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="That ingest is away.")] = 10,
+    communities: Communities = 2_514,
+    devices: Devices = 400,
+    folder: Folder = None,
+) -> None:
+    """Ingest is killed and away for a while; how soon everything is stored."""
+    _trial("outage", trials.outage, result, folder, (communities, devices, minutes), quick, judge)
+
+
+def _trial(
+    name: str,
+    steps: Callable[[Bench, Loading], None],
+    result: Path | None,
+    folder: Path | None,
+    size: tuple[int, int, float],
+    quick: bool,
+    judge: bool,
+) -> None:
+    communities, devices, minutes = size
+    if quick:
+        communities, minutes = min(communities, 20), min(minutes, 1.0)
+    settings = Settings(
+        Town(communities, devices), minutes, 0, 0, 0.0, comparable=not quick, bench=name
+    )
+    show(lambda tell: measure(settings, folder, tell, steps), result, judge=judge)
 
 
 if __name__ == "__main__":

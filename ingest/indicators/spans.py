@@ -65,7 +65,11 @@ def length(spans: Iterable[Span]) -> int:
 
 def overlap(spans: Iterable[Span], start: int, end: int) -> int:
     """Return how much of disjoint ``spans`` lies in ``[start, end)``, in microseconds."""
-    return sum(max(0, min(stop, end) - max(begin, start)) for begin, stop in spans)
+    covered = 0
+    for begin, stop in spans:  # no generator: asked for each reading of a lamp
+        if begin < end and start < stop:
+            covered += min(stop, end) - max(begin, start)
+    return covered
 
 
 @dataclass(frozen=True, slots=True)

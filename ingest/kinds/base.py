@@ -2,39 +2,39 @@
 """What a device class tells ingest: its tables, its rules, and what its readings mean to them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from edge_agent.kinds import Event, Reading
 from ingest.rules import Rule, RuleBook
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """What one reading or event says to one rule; ``params`` are what a person is told.
 
-    ``until`` is when the condition ends by itself, whatever the device goes on to do.
+    ``until`` is when the condition ends by itself, whatever the device goes on to do. A tuple,
+    because several are made of each reading.
     """
 
     rule: str
     holds: bool | None
-    params: Mapping[str, float | str | bool | None] = field(default_factory=dict[str, Any])
+    params: Mapping[str, float | str | bool | None] = MappingProxyType({})
     key: str = ""
     until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What a reading alone does not know.
 
-    ``lit`` is what it says of light, ``due`` whether light is due at an instant and until when
+    ``lit`` is what it says of light, ``due`` whether light is due at its instant and until when
     that stays so.
     """
 
     rules: RuleBook
     lit: bool | None = None
-    due: Callable[[datetime], tuple[bool, datetime | None]] = lambda _: (False, None)
+    due: Callable[[], tuple[bool, datetime | None]] = lambda: (False, None)
 
 
 @dataclass(frozen=True, slots=True)

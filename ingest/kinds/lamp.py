@@ -29,12 +29,12 @@ READINGS = Table(
 def conditions(reading: LampReading, context: Context) -> Iterator[Condition]:
     """Yield what the reading says to the lamp rules."""
     lit = context.lit
-    due, until = context.due(reading.at)
+    due, until = context.due()
     params = {"power_w": reading.power_w, "level_pct": reading.level_pct}
     dark = None if lit is None else due and not lit
-    yield Condition("lamp.dark", dark, params, until=until)
+    yield Condition("lamp.dark", dark, params, "", until)
     burning = None if lit is None else lit and not due
-    yield Condition("lamp.day_burner", burning, params, until=until)
+    yield Condition("lamp.day_burner", burning, params, "", until)
 
 
 KIND = Kind(

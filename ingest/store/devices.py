@@ -2,11 +2,11 @@
 """The registry as ingest needs it in memory, with its history, and each device's latest state."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from psycopg import Connection
 from psycopg.rows import class_row
@@ -80,9 +80,11 @@ class Registry:
     devices: Mapping[str, Device] = field(default_factory=dict[str, Device])
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """A device's latest state; ``reading`` holds the fields that say something."""
+class State(NamedTuple):
+    """A device's latest state; ``reading`` holds the fields that say something.
+
+    A tuple, because one is made of each reading.
+    """
 
     at: datetime
     received_at: datetime
@@ -122,16 +124,26 @@ def load_registry(conn: Connection) -> Registry:
             FROM device AS d
             JOIN area AS c ON c.area = d.community
             """
-        ).fetchall()
+        )
         past = _load_past(conn)
+    # What many devices have in common is held once: a city's are a million.
+    once = _Once()
     return Registry(
         revision,
         {gateway.gateway: gateway for gateway in gateways},
-        {row[1]: past.add_history(_device(row)) for row in devices},
+        {row[1]: past.add_history(_device(row, once)) for row in devices},
     )
 
 
-def _device(row: Sequence[Any]) -> Device:
+class _Once(dict[Any, Any]):
+    """Returns for each value the first one that was equal to it."""
+
+    def __missing__(self, value: object) -> object:
+        self[value] = value
+        return value
+
+
+def _device(row: Sequence[Any], once: _Once) -> Device:
     (
         device_id, device, kind, gateway, community, area, life,
         period_s, rated_power_w, programme, road, in_service_from,
@@ -140,15 +152,15 @@ def _device(row: Sequence[Any]) -> Device:
     return Device(
         device_id,
         device,
-        kind,
-        gateway,
-        community,
-        area,
-        life,
-        timedelta(seconds=period_s) * lighting.SILENCE_PERIODS,
+        once[kind],
+        once[gateway],
+        once[community],
+        once[area],
+        once[life],
+        once[timedelta(seconds=period_s) * lighting.SILENCE_PERIODS],
         rated_power_w,
         lighting.parse_programme(programme),
-        lighting.Place(latitude or 0.0, longitude or 0.0, time_zone),
+        once[lighting.Place(latitude or 0.0, longitude or 0.0, time_zone)],
         spans.to_us(in_service_from),
         tuple((spans.to_us(start), spans.to_us(end)) for start, end in maintenance),
         road,
@@ -270,8 +282,8 @@ def load_states(conn: Connection) -> dict[int, State]:
     return {device_id: State(*rest) for device_id, *rest in rows}
 
 
-def save_states(conn: Connection, states: Iterable[tuple[int, State]]) -> None:
-    """Write the latest states; one row version a device."""
+def save_states(conn: Connection, states: Collection[tuple[int, State]]) -> None:
+    """Write the latest states, within a transaction; one row version a device."""
     conn.execute(
         """
         CREATE TEMPORARY TABLE IF NOT EXISTS stage_state
@@ -302,16 +314,32 @@ def save_states(conn: Connection, states: Iterable[tuple[int, State]]) -> None:
                         Jsonb(state.reading),
                     )
                 )
-    conn.execute(
+    # A temporary table has no statistics: with any other join a million rows might be read.
+    conn.execute(_JOINS, {"others": "off"})
+    updated = conn.execute(
         """
-        INSERT INTO device_state AS d
-            (device_id, at, received_at, since, silent, fault, lit, lit_at, reading)
-        SELECT device_id, at, received_at, since, silent, fault, lit, lit_at, reading
-        FROM stage_state
-        ORDER BY device_id
-        ON CONFLICT (device_id) DO UPDATE SET
-            at = excluded.at, received_at = excluded.received_at, since = excluded.since,
-            silent = excluded.silent, fault = excluded.fault, lit = excluded.lit,
-            lit_at = excluded.lit_at, reading = excluded.reading
+        UPDATE device_state AS d
+        SET at = s.at, received_at = s.received_at, since = s.since, silent = s.silent,
+            fault = s.fault, lit = s.lit, lit_at = s.lit_at, reading = s.reading
+        FROM stage_state AS s
+        WHERE d.device_id = s.device_id
         """
-    )
+    ).rowcount
+    conn.execute(_JOINS, {"others": "on"})
+    if updated < len(states):  # some are heard for the first time
+        conn.execute(
+            """
+            INSERT INTO device_state
+                (device_id, at, received_at, since, silent, fault, lit, lit_at, reading)
+            SELECT device_id, at, received_at, since, silent, fault, lit, lit_at, reading
+            FROM stage_state
+            ORDER BY device_id
+            ON CONFLICT (device_id) DO NOTHING
+            """
+        )
+
+
+_JOINS: Final = """
+    SELECT set_config('enable_hashjoin', %(others)s, true),
+           set_config('enable_mergejoin', %(others)s, true)
+"""

@@ -4,6 +4,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 
 from psycopg import Connection
 from psycopg.types.multirange import TimestamptzMultirange
@@ -45,7 +46,7 @@ def insert_missing(conn: Connection, nights: Sequence[Night]) -> None:
     conn.execute(
         """
         INSERT INTO lamp_night (device_id, night, community, due, due_us, due_to)
-        SELECT * FROM unnest(%s::int[], %s::date[], %s::text[], %s::tstzmultirange[],
+        SELECT * FROM unnest(%s::int[], %s::date[], %s::text[], %s::text[]::tstzmultirange[],
                              %s::bigint[], %s::timestamptz[])
         ON CONFLICT (device_id, night) DO NOTHING
         """,
@@ -53,7 +54,7 @@ def insert_missing(conn: Connection, nights: Sequence[Night]) -> None:
             [night.device.id for night in nights],
             [night.night for night in nights],
             [night.device.community for night in nights],
-            [multirange(night.due) for night in nights],
+            [_multirange_text(night.due) for night in nights],
             [spans.length(night.due) for night in nights],
             [
                 spans.from_us(lighting.night_span(night.night, night.device.place.time_zone)[1])
@@ -181,6 +182,13 @@ def finalise(conn: Connection, now: datetime) -> int:
         "UPDATE lamp_night SET status = 'final' WHERE status = 'provisional' AND due_to < %s",
         (now - FINAL_AFTER,),
     ).rowcount
+
+
+@lru_cache(maxsize=10_000)
+def _multirange_text(parts: tuple[Span, ...]) -> str:
+    """Return spans as the database reads them: a city's lamps share a few hundred."""
+    ranges = (f"[{spans.from_us(start)},{spans.from_us(end)})" for start, end in parts)
+    return f"{{{','.join(ranges)}}}"
 
 
 def multirange(parts: Iterable[Span]) -> TimestamptzMultirange:
