@@ -18,7 +18,7 @@ from api.auth import Person
 from api.errors import Problem
 from api.places import Place, find_area
 from api.scope import Scope
-from api.state import Connection, services
+from api.state import services
 from ingest import numbers
 from ingest.indicators.catalogue import INDICATORS, SOURCES
 from ingest.indicators.definition import Definition, Parts, Shape
@@ -272,13 +272,12 @@ async def get_indicator(
         by: StoredBy = "day" if question.by == "night" else question.by
         asked = ask(place, person.scope, question, by, parts.clock())
         found = await numbers.read(conn, [definition], asked)
-        labels = await _children(conn, place) if by == "child" else dict[str, str]()
     kind = "" if question.kind is None and not definition.by_kind else question.kind
     return IndicatorSeries(
         area=place.area,
         definition=definition_of(definition),
         items=[
-            answer(one, labels.get(one.label, one.label) or f"{asked.first}/{asked.end}")
+            answer(one, _period(one, by) or f"{asked.first}/{asked.end}")
             for one in found
             if kind is None or one.number.kind == kind
         ],
@@ -311,11 +310,12 @@ async def get_revisions(
                        (r.good + r.bad) / %(scale)s::float8 AS denominator,
                        r.total / %(scale)s::float8 AS total,
                        r.computed_at, r.replaced_at, r.reason
-                FROM area_day_revision AS r
-                JOIN area AS a ON a.area = r.area
+                FROM area_lay AS l
+                JOIN area_day_revision AS r
+                    ON r.area = l.area AND r.day >= l.since AND r.day < l.until
                 WHERE r.indicator = %(indicator)s AND r.day >= %(first)s AND r.day < %(end)s
-                  AND a.path <@ %(area)s::ltree
-                  AND a.path <@ %(scope)s::ltree  -- invariant 9
+                  AND l.path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
+                  AND %(area)s::ltree <@ %(scope)s::ltree  -- invariant 9
                   AND NOT %(untold)s
                 ORDER BY r.replaced_at DESC, r.day DESC, r.area, r.kind, r.revision DESC
                 LIMIT 1000
@@ -354,9 +354,6 @@ def ask(
     )
 
 
-async def _children(conn: Connection, place: Place) -> dict[str, str]:
-    """Return the ids of an area's sub-areas by the last label of their paths."""
-    cursor = await conn.execute(
-        "SELECT subpath(path, -1)::text, area FROM area WHERE parent = %s", (place.area,)
-    )
-    return dict(await cursor.fetchall())
+def _period(one: Period, by: StoredBy) -> str:
+    """Return what a number is of; a sub-area by its id, wherever it lies now."""
+    return one.label.replace("_", "-") if by == "child" else one.label

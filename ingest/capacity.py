@@ -22,7 +22,7 @@ INDEX_BYTES: Final = 41
 # WAL of one reading's row with its index, and of one update of a latest state; without the images
 # of whole pages that follow a checkpoint.
 ROW_WAL_BYTES: Final = 158
-STATE_WAL_BYTES: Final = 204
+STATE_WAL_BYTES: Final = 150
 # With their indexes: a device's latest state and its registry row with history; a lamp-night; a
 # device's day in short; a number of one community, day and class.
 DEVICE_BYTES: Final = 1_050

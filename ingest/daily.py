@@ -41,6 +41,7 @@ from ingest.indicators.tally import Key, Tally
 from ingest.kinds import KINDS
 from ingest.store import (
     area_days,
+    claim,
     community_days,
     connect,
     device_durations,
@@ -61,6 +62,9 @@ _IDLE_S: Final = 1.0
 _RETRY_S: Final = 5.0
 _OPEN_INTERVAL: Final = timedelta(seconds=60)
 _AT_ONCE: Final = 20
+# Days that nobody opened are looked for at the start, and after the database was away.
+_MISSING_INTERVAL: Final = timedelta(hours=1)
+_MISSING_REACH: Final = timedelta(days=92)
 _COUNTED: Final = frozenset({"in_service", "maintenance"})
 # Later than any day: all of it has come.
 FOR_EVER_US: Final = 2**62
@@ -467,7 +471,8 @@ def compute(conn: psycopg.Connection, places: Places, day: DayKey, until_us: int
     for current in places.of(day.community):
         end = domain.span(day.day, current.place.time_zone)[1]
         device = current.at(min(end, until_us) - 1)
-        if device.community == day.community and device.kind in domain.kinds:
+        is_known = min(device.registered_us, device.in_service_from_us) < end
+        if device.community == day.community and device.kind in domain.kinds and is_known:
             there.append(device)
             whole = whole or domain.span(day.day, device.place.time_zone)
     if whole is None:
@@ -518,6 +523,7 @@ class DailyKeeper:
         while not self._stopping.is_set():
             try:
                 with connect(self._dsn, "days") as conn:
+                    _claim(conn)
                     while not self._stopping.wait(_IDLE_S):
                         self._keep_all(conn)
             except Unavailable as error:
@@ -543,11 +549,13 @@ class DailyKeeper:
                 self._places = Places(registry)
                 self._opened_at = datetime.min.replace(tzinfo=UTC)
             if not now - _OPEN_INTERVAL < self._opened_at <= now:
+                is_new = not now - _MISSING_INTERVAL < self._opened_at <= now
                 self._opened_at = now
                 self._watch()
                 self._running = self._places.running(to_us(now))
+                missed = self._missed(conn, now) if is_new else {}
                 with conn.transaction():
-                    community_days.open_days(conn, sorted(self._running.items()))
+                    community_days.open_days(conn, sorted({**missed, **self._running}.items()))
             self._failed = {
                 key: since
                 for key, since in self._failed.items()
@@ -563,12 +571,29 @@ class DailyKeeper:
         metrics.DAYS_FAILED.set(len(self._failed))
         return len(due)
 
+    def _missed(self, conn: psycopg.Connection, now: datetime) -> dict[DayKey, datetime]:
+        """Return the days that went by while nobody opened them: unknown, but due all the same."""
+        today = now.date()
+        found: dict[DayKey, datetime] = {}
+        for key in community_days.missing(conn, today - _MISSING_REACH, today + _DAY):
+            zone = self._places.zones.get(key.community)
+            if zone is not None and key.domain in DOMAINS:
+                ends_at = from_us(DOMAINS[key.domain].span(key.day, zone)[1])
+                if ends_at <= now:
+                    found[key] = ends_at
+        return found
+
     def _keep_one(self, conn: psycopg.Connection, day: CommunityDay, now: datetime) -> None:
         """Compute one day; where that fails others go on, and it is tried again later."""
         started = time.monotonic()
         try:
             keep_day(conn, self._places, day, now)
-        except (psycopg.errors.QueryCanceled, psycopg.DataError, ValueError):
+        except (
+            psycopg.errors.QueryCanceled,
+            psycopg.DataError,
+            psycopg.IntegrityError,
+            ValueError,
+        ):
             # A day with more rows than can be read in time, or with one that no rule foresaw. What
             # ends the connection is not of the day and goes on up.
             self._failed[day.key] = now
@@ -588,6 +613,17 @@ class DailyKeeper:
     def _interval(self) -> timedelta:
         total_s = sum(self._costs.get(key.domain, 0.0) for key in self._running)
         return running_interval(total_s, self._busy)
+
+
+def _claim(conn: psycopg.Connection) -> None:
+    """Claim the days: sums of months are added up from days, of which two at once would miss some.
+
+    Raises:
+        Unavailable: Another process has them.
+    """
+    with driver_errors():
+        if not claim(conn, "days"):
+            raise Unavailable("another ingest keeps the days, waiting for it")
 
 
 def keep_day(conn: psycopg.Connection, places: Places, day: CommunityDay, now: datetime) -> int:

@@ -86,22 +86,20 @@ async def _of_alarms(
     conn: AsyncConnection[Any], wanted: Mapping[str, Definition], question: Question
 ) -> list[Period]:
     start, end = _instants(question)
-    async with conn.cursor(row_factory=class_row(Alarm)) as cursor:
-        await cursor.execute(
-            incidents.ALARMS_BELOW,
-            {
-                "start": start,
-                "end": end,
-                "area": question.path,
-                "scope": question.scope,
-                "hidden": list(question.hidden),
-            },
-        )
-        alarms = await cursor.fetchall()
-    paths = await _paths(conn, question) if question.by == "child" else {}
+    cursor = await conn.execute(
+        incidents.ALARMS_BELOW,
+        {
+            "start": start,
+            "end": end,
+            "area": question.path,
+            "scope": question.scope,
+            "hidden": list(question.hidden),
+        },
+    )
     groups: defaultdict[str, list[Alarm]] = _periods(question)
-    for alarm in alarms:
-        label = _label(question, alarm.received_us, paths.get(alarm.area, ""))
+    for path, *columns in await cursor.fetchall():
+        alarm = Alarm(*columns)
+        label = _label(question, alarm.received_us, path)
         if label is not None:
             groups[label].append(alarm)
     found: list[Period] = []
@@ -248,9 +246,9 @@ def _label(question: Question, at_us: int, path: str) -> str | None:
         case "month":
             return f"{day_of(at_us, question.time_zone):%Y-%m}"
         case "child":
-            depth = question.path.count(".") + 1
             labels = path.split(".")
-            return labels[depth] if len(labels) > depth else None
+            below = labels[labels.index(question.path.rpartition(".")[2]) + 1 :]
+            return below[0] if below else None
 
 
 def _days(question: Question, label: str) -> tuple[date, date]:
@@ -262,16 +260,3 @@ def _days(question: Question, label: str) -> tuple[date, date]:
             return window(label, max(first, question.first), question)
         case "total" | "child":
             return question.days
-
-
-async def _paths(conn: AsyncConnection[Any], question: Question) -> dict[str, str]:
-    """Return the paths of the areas below, by id."""
-    cursor = await conn.execute(
-        """
-        SELECT area, path::text FROM area
-        WHERE path <@ %(area)s::ltree
-          AND path <@ %(scope)s::ltree  -- invariant 9
-        """,
-        {"area": question.path, "scope": question.scope},
-    )
-    return dict(await cursor.fetchall())

@@ -7,8 +7,7 @@ import psycopg
 from psycopg.types.range import Range
 
 from ingest.errors import RegistryError
-from ingest.registry_store import lock, mark_nights, touch
-from ingest.store import community_days
+from ingest.registry_store import lock, mark_days, mark_nights, touch
 
 
 def add_maintenance(
@@ -31,9 +30,7 @@ def add_maintenance(
         problems.append("maintenance: a reason is needed")
     with conn.transaction():
         lock(conn)
-        row = conn.execute(
-            "SELECT id, community FROM device WHERE device = %s", (device,)
-        ).fetchone()
+        row = conn.execute("SELECT id FROM device WHERE device = %s", (device,)).fetchone()
         if row is None:
             problems.append(f"device {device!r}: is not registered")
         if row is None or problems:
@@ -53,5 +50,5 @@ def add_maintenance(
         if not added:
             return 0
         touch(conn)
-        community_days.mark_between(conn, [row[1]], start, end, "maintenance")
+        mark_days(conn, row[0], start, end, "maintenance")
         return mark_nights(conn, row[0], start, end)

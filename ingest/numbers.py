@@ -59,7 +59,7 @@ async def read(
             definition = INDICATORS[one.indicator]
             first, end = window(one.period, one.first, question)
             if definition.shape == "rate":
-                living = (await people.of(first, end))[_label_of(one.period, question)]
+                living = await people.of(first, end, _label_of(one.period, question))
                 if question.hidden:
                     one = replace(one, total=one.good, subjects=one.good, excluded={})
                 number = _rate(definition, one, living)
@@ -84,8 +84,11 @@ class _People:
         self._question = question
         self._known: dict[tuple[date, date], Mapping[str, Population]] = {}
 
-    async def of(self, first: date, end: date) -> Mapping[str, Population]:
-        """Return the people of the days that have come: those to come commit no crime yet."""
+    async def of(self, first: date, end: date, label: str) -> Population:
+        """Return the people of the days that have come: those to come commit no crime yet.
+
+        Nobody is known of an area that came here only after these days.
+        """
         known = self._known.get((first, end))
         if known is None:
             zone = ZoneInfo(self._question.time_zone)
@@ -96,7 +99,7 @@ class _People:
             )
             known = population.fold(await cursor.fetchall(), first, until)
             self._known[first, end] = known
-        return known
+        return known.get(label, Population(0, 0, (end - first).days))
 
 
 async def _without_cases(

@@ -17,7 +17,16 @@ import psycopg
 from ingest.registry_check import Check
 from ingest.registry_files import Format, read, write
 from ingest.registry_report import Change, Report
-from ingest.registry_store import Rows, Values, lock, mark_nights, registered, store, touch
+from ingest.registry_store import (
+    Rows,
+    Values,
+    lock,
+    mark_days,
+    mark_nights,
+    registered,
+    store,
+    touch,
+)
 from ingest.registry_tables import AREAS, DEVICES, POPULATION, TABLES, Files, Problems, Table
 from ingest.store import community_days
 
@@ -78,6 +87,7 @@ def import_files(
         _open_today(before, after, files, now, report)
         store(conn, before, after)
         _restate(conn, report.changed, now)
+        _count(conn, [after[DEVICES.name][id] for id in report.added[DEVICES.name]], now)
         if report.changed or any(report.added.values()):
             touch(conn)
         if dry_run:
@@ -147,15 +157,24 @@ def _restate(conn: psycopg.Connection, changes: Iterable[Change], now: datetime)
     )
     for change in changed:
         if change.column == "in_service_from":
-            row = conn.execute(
-                "SELECT id, community FROM device WHERE device = %s", (change.id,)
-            ).fetchone()
+            row = conn.execute("SELECT id FROM device WHERE device = %s", (change.id,)).fetchone()
             assert row is not None
             assert isinstance(change.before, datetime)
             assert isinstance(change.after, datetime)
             start, end = sorted((change.before, change.after))
             mark_nights(conn, row[0], start, end)
-            community_days.mark_between(conn, [row[1]], start, end, "registry")
+            mark_days(conn, row[0], start, end, "registry")
+
+
+def _count(conn: psycopg.Connection, added: Iterable[Values], now: datetime) -> None:
+    """Have the days computed again in which new devices were in service already: all unknown."""
+    since: dict[str, datetime] = {}
+    for device in added:
+        community = device["community"]
+        since[community] = min(device["in_service_from"], since.get(community, now))
+    for community, start in since.items():
+        if start < now:
+            community_days.mark_between(conn, [community], start, now, "registry")
 
 
 def _merge(before: Rows, files: Files, table: Table, now: datetime) -> Rows:

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.range import DateRange
 
 from ingest.registry_tables import AREAS, DEVICES, GATEWAYS, POPULATION, TABLES, Table
+from ingest.store import community_days
 
 Values = dict[str, Any]  # Any: columns differ in type
 Rows = dict[str, Values]
@@ -74,6 +75,22 @@ def mark_nights(conn: psycopg.Connection, device_id: int, start: datetime, end: 
         """,
         {"device_id": device_id, "start": start, "end": end},
     ).rowcount
+
+
+def mark_days(
+    conn: psycopg.Connection, device_id: int, start: datetime, end: datetime, reason: str
+) -> None:
+    """Have the days that [start, end) touches computed again, wherever the device stood then."""
+    communities = conn.execute(
+        """
+        SELECT DISTINCT community FROM device_version
+        WHERE device_id = %(device_id)s
+          -- A day is that of the community in which it ended.
+          AND during && tstzrange(%(start)s, %(end)s + INTERVAL '25 hours')
+        """,
+        {"device_id": device_id, "start": start, "end": end},
+    )
+    community_days.mark_between(conn, [name for (name,) in communities], start, end, reason)
 
 
 def registered(conn: psycopg.Connection, table: Table, within: str | None = None) -> Rows:

@@ -38,7 +38,16 @@ from ingest.presence import Listening, Presence
 from ingest.projection import Projection, subject_of
 from ingest.refusals import Refusals
 from ingest.rules import RuleBook
-from ingest.store import alerts, attempts, connect, dead_letters, devices, driver_errors, streams
+from ingest.store import (
+    alerts,
+    attempts,
+    claim,
+    connect,
+    dead_letters,
+    devices,
+    driver_errors,
+    streams,
+)
 from ingest.store.alerts import Subject
 from ingest.store.streams import Mark, StreamKey
 
@@ -73,18 +82,6 @@ class Stored:
     rejections: defaultdict[str, list[Rejection]] = field(
         default_factory=lambda: defaultdict[str, list[Rejection]](list)
     )
-
-
-def _claim(conn: psycopg.Connection, lane: Lane) -> bool:
-    """Claim a lane until the connection ends; return False where another process has it.
-
-    What is in memory (open intervals, running conditions) is true for one writer only. Messages
-    would be stored once all the same, by their numbers.
-    """
-    row = conn.execute(
-        "SELECT pg_try_advisory_lock(hashtext('linli ingest'), hashtext(%s))", (lane,)
-    ).fetchone()
-    return row is not None and row[0]
 
 
 class Common(TypedDict):
@@ -262,7 +259,9 @@ class Writer(ABC):
             conn = connect(self._dsn, self.lane)
             with driver_errors():
                 self.connection = conn
-                if not _claim(conn, self.lane):
+                # What is in memory (open intervals, running conditions) is true for one writer
+                # only. Messages would be stored once all the same, by their numbers.
+                if not claim(conn, self.lane):
                     # Two under one identity would also throw each other out at the broker.
                     self.consumer.stop()
                     raise Unavailable(f"another ingest writes the {self.lane} lane, waiting for it")

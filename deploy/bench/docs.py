@@ -42,11 +42,14 @@ An alert's latency is from the instant at which its alarm should have been sent 
     "indicators": """\
 A month of indicators read as the api reads it, and what keeping the days costs ingest. A ratio is
 the part of its budget that a read takes: at most 1.""",
-    "latest": """The latest state of all devices of a community, and a year of one device, read in the database and
+    "latest": """\
+The latest state of all devices of a community, and a year of one device, read in the database and
 through the api, beside a DISTINCT ON over thirty days of raw readings.""",
-    "storage": """COPY of a city's readings into a hypertable and into a plain table with the same index, in turns;
+    "storage": """\
+COPY of a city's readings into a hypertable and into a plain table with the same index, in turns;
 bytes of a stored value, heap and index, beside a layout of entity, attribute and value.""",
-    "edge": """A real agent with its outbox and drivers, started anew in each round: memory, processor time at
+    "edge": """\
+A real agent with its outbox and drivers, started anew in each round: memory, processor time at
 rest, from its start to its first message, and what an outbox file holds.""",
 }
 

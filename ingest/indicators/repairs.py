@@ -46,6 +46,11 @@ DEFAULT_CLASSES: Final[Mapping[str, FaultClass]] = {
     "pole_damaged": "major",
 }
 
+
+def _codes(fault_class: FaultClass) -> str:
+    return ", ".join(sorted(code for code, one in DEFAULT_CLASSES.items() if one == fault_class))
+
+
 INDICATORS: Final[tuple[Definition, ...]] = (
     Definition(
         id=REPAIR_TIME,
@@ -76,7 +81,9 @@ INDICATORS: Final[tuple[Definition, ...]] = (
             "zh-CN": "故障及时修复率 = 限时内修复的故障 ÷（已修复的故障 + 已超时未修复的故障），"
             "按故障发生的当日计。限时：紧急 1 小时，一般 24 小时，重大 3 个工作日。"
             "工作日为当地星期一至星期五，扣除配置的节假日；调休上班的周末不计为工作日。"
-            "休息日发生的重大故障自下一个工作日零时起计。故障代码所属类别见配置，未列出的为一般。"
+            "休息日发生的重大故障自下一个工作日零时起计。"
+            f"紧急故障代码：{_codes('emergency')}；重大故障代码：{_codes('major')}；其余为一般；"
+            "配置可另行规定。"
             "未修复而尚未超时的为未知：下限按超时计，上限按及时计。"
             "已批准的检修期间或未投用时发生的故障不计。",
             "en": "Repairs in time = faults mended within their limit / (faults mended + faults "
@@ -84,7 +91,8 @@ INDICATORS: Final[tuple[Definition, ...]] = (
             "major 3 working days. Working days are Monday to Friday where the device stands, "
             "less the holidays of the configuration; weekends declared working days are not known. "
             "The clock of a major fault that begins on a day off starts with the next working day. "
-            "The configuration says which fault code is of which class; others are ordinary. "
+            f"Emergency are the fault codes {_codes('emergency')}; major are {_codes('major')}; "
+            "others are ordinary; the configuration may say otherwise of any. "
             "Faults neither mended nor overdue are unknown: the lower bound counts them as late, "
             "the upper bound as in time. Faults that began during accepted maintenance or out of "
             "service do not count.",

@@ -45,14 +45,18 @@ BEGIN
 END $$;
 CREATE AGGREGATE sum_by_reason(jsonb) (sfunc = plus_by_reason, stype = jsonb, initcond = '{}');
 
--- Where areas lay, day by day: as when the day ended, so a change at noon is one of that day.
+-- Where areas lay, day by day, as when the day ended: a change at noon is one of that day. Without a
+-- gap, and no day twice, where a time zone was corrected: a version lasts until the day on which
+-- the next one begins.
 CREATE VIEW area_lay AS
-SELECT area, path,
-       coalesce(((lower(during) AT TIME ZONE time_zone) - interval '1 us')::date, '-infinity')
-           AS since,
-       coalesce(((upper(during) AT TIME ZONE time_zone) - interval '1 us')::date, 'infinity')
+SELECT area, path, since,
+       lead(since, 1, 'infinity') OVER (PARTITION BY area ORDER BY lower(during) NULLS FIRST)
            AS until
-FROM area_version;
+FROM (
+    SELECT area, path, during,
+           coalesce((lower(during) AT TIME ZONE time_zone)::date, '-infinity') AS since
+    FROM area_version
+) AS version;
 
 -- Where an area lay on a day: itself and all above it, each with what that lay in.
 CREATE FUNCTION places_on(own text, on_day date, OUT area text, OUT parent text) RETURNS SETOF record
@@ -156,7 +160,17 @@ CREATE TRIGGER area_sum_update AFTER UPDATE ON area_day
 CREATE TRIGGER area_sum_delete AFTER DELETE ON area_day
     REFERENCING OLD TABLE AS before_rows FOR EACH STATEMENT EXECUTE FUNCTION keep_area_sums();
 
-SELECT add_to_sums(array_agg(d), NULL) FROM area_day AS d WHERE d.status = 'final';
+-- Month by month: one array does not hold a city's years.
+DO $$
+DECLARE
+    month date;
+BEGIN
+    FOR month IN SELECT DISTINCT date_trunc('month', day)::date FROM area_day LOOP
+        PERFORM add_to_sums(array_agg(d), NULL) FROM area_day AS d
+        WHERE d.status = 'final' AND d.day >= month AND d.day < month + interval '1 month'
+        HAVING count(*) > 0;
+    END LOOP;
+END $$;
 
 -- Which nights of an area still run.
 CREATE INDEX community_day_provisional ON community_day (community, domain, day)

@@ -185,8 +185,9 @@ async def _restated(
                    coalesce(n.good, d.good) AS good,
                    coalesce(n.bad, d.bad) AS bad, coalesce(n.total, d.total) AS total,
                    r.replaced_at, r.reason
-            FROM area_day_revision AS r
-            JOIN area AS a ON a.area = r.area
+            FROM area_lay AS l
+            JOIN area_day_revision AS r
+                ON r.area = l.area AND r.day >= l.since AND r.day < l.until
             JOIN area_day AS d ON (d.area, d.indicator, d.day, d.kind)
                                   = (r.area, r.indicator, r.day, r.kind)
             LEFT JOIN area_day_revision AS n ON (n.area, n.indicator, n.day, n.kind)
@@ -194,8 +195,8 @@ async def _restated(
                                                 AND n.revision = r.revision + 1
             WHERE r.indicator = ANY (%(indicators)s)
               AND r.day >= %(first)s AND r.day < %(end)s
-              AND a.path <@ %(area)s::ltree
-              AND a.path <@ %(scope)s::ltree  -- invariant 9
+              AND l.path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
+              AND %(area)s::ltree <@ %(scope)s::ltree  -- invariant 9
             ORDER BY r.replaced_at DESC, r.indicator, r.day, r.area, r.kind, r.revision DESC
             LIMIT %(limit)s
             """,
@@ -222,14 +223,21 @@ async def _inputs(
     async with conn.cursor(row_factory=class_row(InputRow)) as cursor:
         await cursor.execute(
             """
+            WITH lay AS (  -- as `ingest.store.sums` adds them up
+                SELECT area, since, until, 'final' AS status FROM area_lay
+                WHERE path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
+                UNION ALL
+                SELECT area, '-infinity', 'infinity', 'provisional' FROM area
+                WHERE path <@ %(area)s::ltree
+            )
             SELECT d.indicator, d.day, d.area, d.kind, d.good, d.bad, d.total, d.subjects,
                    d.excluded, d.revision, d.status, d.rule_version
-            FROM area_day AS d
-            JOIN area AS a ON a.area = d.area
+            FROM lay AS l
+            JOIN area_day AS d ON d.area = l.area AND d.status = l.status
+                AND d.day >= l.since AND d.day < l.until
             WHERE d.indicator = ANY (%(indicators)s)
               AND d.day >= %(first)s AND d.day < %(end)s
-              AND a.path <@ %(area)s::ltree
-              AND a.path <@ %(scope)s::ltree  -- invariant 9
+              AND %(area)s::ltree <@ %(scope)s::ltree  -- invariant 9
             ORDER BY array_position(%(indicators)s, d.indicator), d.day, d.area, d.kind
             LIMIT %(limit)s
             """,

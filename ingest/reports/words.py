@@ -182,6 +182,7 @@ _WORDS: Final[Mapping[str, Text]] = {
     "reason.late": {"zh-CN": "收到补传数据", "en": "data arrived late"},
     "reason.maintenance": {"zh-CN": "检修登记有变", "en": "maintenance was changed"},
     "reason.registry": {"zh-CN": "设施台账有变", "en": "the register was changed"},
+    "reason.definition": {"zh-CN": "指标口径有变", "en": "the definition was changed"},
     "reason.incident": {"zh-CN": "案事件记录有变", "en": "an incident record was changed"},
     "reason.opened": {"zh-CN": "首次计算", "en": "the day was opened"},
     "reason.over": {"zh-CN": "日终结算", "en": "the day was over"},

@@ -43,3 +43,11 @@ def connect(dsn: str, name: str) -> psycopg.Connection:
         )
         connection.autocommit = True
         return connection
+
+
+def claim(conn: psycopg.Connection, work: str) -> bool:
+    """Claim some work until the connection ends; return False where another process has it."""
+    row = conn.execute(
+        "SELECT pg_try_advisory_lock(hashtext('linli ingest'), hashtext(%s))", (work,)
+    ).fetchone()
+    return row is not None and row[0]

@@ -58,6 +58,29 @@ def open_days(conn: Connection, days: Sequence[tuple[DayKey, datetime]]) -> None
     )
 
 
+def missing(conn: Connection, first: date, end: date) -> list[DayKey]:
+    """Return the days in ``[first, end)`` that have no row though an earlier one there has."""
+    return [
+        DayKey(*row)
+        for row in conn.execute(
+            """
+            SELECT k.domain, g.day::date, k.community
+            FROM (
+                SELECT domain, community, day,
+                       lead(day, 1, %(end)s) OVER (PARTITION BY domain, community ORDER BY day)
+                           AS following
+                FROM community_day
+                WHERE day >= %(first)s AND day < %(end)s
+            ) AS k
+            CROSS JOIN LATERAL generate_series(k.day + 1, k.following - 1, interval '1 day')
+                AS g (day)
+            WHERE k.following > k.day + 1
+            """,
+            {"first": first, "end": end},
+        )
+    ]
+
+
 def mark(conn: Connection, days: Iterable[tuple[DayKey, datetime]], reason: str) -> None:
     """Have days computed anew; those never opened are opened by it.
 

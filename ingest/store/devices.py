@@ -55,6 +55,8 @@ class Device:
     programme: lighting.Programme
     place: lighting.Place
     in_service_from_us: int
+    #: A day that ended before, and before the start of service, does not know it; 0: it always was.
+    registered_us: int = 0
     maintenance: tuple[spans.Span, ...] = ()
     road: str | None = None
     history: tuple[tuple[int, "Device"], ...] = ()
@@ -118,6 +120,7 @@ def load_registry(conn: Connection) -> Registry:
             """
             SELECT d.id, d.device, d.kind, d.gateway, d.community, d.area, d.life,
                    d.reporting_period_s, d.rated_power_w, d.programme, d.road, d.in_service_from,
+                   CASE WHEN isfinite(d.registered_at) THEN d.registered_at END,
                    c.latitude, c.longitude, c.time_zone,
                    ARRAY(SELECT ARRAY[lower(m.during), upper(m.during)] FROM maintenance AS m
                          WHERE m.device_id = d.id ORDER BY m.during)
@@ -146,7 +149,7 @@ class _Once(dict[Any, Any]):
 def _device(row: Sequence[Any], once: _Once) -> Device:
     (
         device_id, device, kind, gateway, community, area, life,
-        period_s, rated_power_w, programme, road, in_service_from,
+        period_s, rated_power_w, programme, road, in_service_from, registered_at,
         latitude, longitude, time_zone, maintenance,
     ) = row  # fmt: skip
     return Device(
@@ -162,6 +165,7 @@ def _device(row: Sequence[Any], once: _Once) -> Device:
         lighting.parse_programme(programme),
         once[lighting.Place(latitude or 0.0, longitude or 0.0, time_zone)],
         spans.to_us(in_service_from),
+        0 if registered_at is None else spans.to_us(registered_at),
         tuple((spans.to_us(start), spans.to_us(end)) for start, end in maintenance),
         road,
     )

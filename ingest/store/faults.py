@@ -50,7 +50,7 @@ async def calendar(conn: AsyncConnection[Any]) -> Calendar:
 
 @dataclass(frozen=True, slots=True)
 class FaultRow:
-    """A fault, the device that had it, and the path of the area it happened in."""
+    """A fault, the device that had it, and where the area it happened in lay that day, a path."""
 
     path: str
     device: str
@@ -71,7 +71,7 @@ class FaultRow:
 
 # What stands in the registry for the instant the fault began decides whether it counts.
 _FAULTS: Final[LiteralString] = """
-    SELECT a.path::text AS path, t.device, t.kind, coalesce(t.params ->> 'fault', '') AS code,
+    SELECT l.path::text AS path, t.device, t.kind, coalesce(t.params ->> 'fault', '') AS code,
            a.time_zone,
            (extract(epoch FROM t.raised_at) * 1000000)::bigint AS raised_us,
            (extract(epoch FROM t.cleared_at) * 1000000)::bigint AS cleared_us,
@@ -85,12 +85,15 @@ _FAULTS: Final[LiteralString] = """
            END AS excluded
     FROM alert AS t
     JOIN area AS a ON a.area = t.area
+    JOIN area_lay AS l ON l.area = t.area
+        AND l.since <= (t.raised_at AT TIME ZONE a.time_zone)::date
+        AND l.until > (t.raised_at AT TIME ZONE a.time_zone)::date
     JOIN device AS d ON d.device = t.device
     LEFT JOIN device_version AS v ON v.device_id = d.id AND v.during @> t.raised_at
     WHERE t.rule = 'device.fault'
       AND t.raised_at >= %(start)s AND t.raised_at < %(end)s
-      AND a.path <@ %(area)s::ltree
-      AND a.path <@ %(scope)s::ltree  -- invariant 9
+      AND l.path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
+      AND %(area)s::ltree <@ %(scope)s::ltree  -- invariant 9
     ORDER BY t.raised_at, t.id
 """
 

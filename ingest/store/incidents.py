@@ -442,13 +442,13 @@ CASES: Final[LiteralString] = """
     ORDER BY occurred_at, id
 """
 
-# Rows fit `ingest.indicators.security.Alarm`.
-_ALARMS: Final[LiteralString] = """
-    SELECT t.area,
+# Columns fit `ingest.indicators.security.Alarm`.
+_ALARM: Final[LiteralString] = """t.area,
            (extract(epoch FROM t.received_at) * 1000000)::bigint AS received_us,
            (extract(epoch FROM t.acknowledged_at) * 1000000)::bigint AS acknowledged_us,
            (extract(epoch FROM t.cleared_at) * 1000000)::bigint AS cleared_us,
-           i.disposition
+           i.disposition"""
+_ALARMS: Final[LiteralString] = """
     FROM alert AS t
     JOIN area AS a ON a.area = t.area
     LEFT JOIN LATERAL (
@@ -457,19 +457,28 @@ _ALARMS: Final[LiteralString] = """
         WHERE i.alert = t.id
         ORDER BY i.disposition IN ('duplicate', 'withdrawn'), i.changed_at DESC, i.id DESC
         LIMIT 1
-    ) AS i ON true
+    ) AS i ON true{lay}
     WHERE t.received_at >= %(start)s AND t.received_at < %(end)s
       AND (t.rule LIKE 'alarm.%%' OR t.rule = 'gate.forced')
 """
 ALARMS: Final[LiteralString] = (
-    _ALARMS + " AND t.community = %(community)s ORDER BY t.received_at, t.id"
+    f"SELECT {_ALARM}"
+    + _ALARMS.format(lay="")
+    + " AND t.community = %(community)s ORDER BY t.received_at, t.id"
 )
-#: Of a subtree, for one person: times do not add up, so they are computed from all of it.
+#: Of a subtree as it was, for one person: times do not add up, so they are computed from all of it.
+#: Before the columns of an `Alarm` stands where its area lay that day, a path.
 ALARMS_BELOW: Final[LiteralString] = (
-    _ALARMS
+    f"SELECT l.path::text, {_ALARM}"
+    + _ALARMS.format(
+        lay="""
+    JOIN area_lay AS l ON l.area = t.area
+        AND l.since <= (t.received_at AT TIME ZONE a.time_zone)::date
+        AND l.until > (t.received_at AT TIME ZONE a.time_zone)::date"""
+    )
     + """
-      AND a.path <@ %(area)s::ltree
-      AND a.path <@ %(scope)s::ltree  -- invariant 9
+      AND l.path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
+      AND %(area)s::ltree <@ %(scope)s::ltree  -- invariant 9
       AND NOT t.rule = ANY (%(hidden)s)
     ORDER BY t.received_at, t.id
 """

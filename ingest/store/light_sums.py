@@ -41,13 +41,13 @@ class LightSum:
         """Lit, dark and due time, as of any indicator."""
         return Tally(self.lit_us, self.dark_us, self.due_us, self.lamps)
 
-    def plus(self, other: "LightSum") -> "LightSum":
-        """Return both together; of another time, so lamps are the same ones."""
+    def plus(self, other: "LightSum", lamps: int) -> "LightSum":
+        """Return both together, with how many lamps that are."""
         return LightSum(
             self.period,
             min(self.first, other.first),
             max(self.last, other.last),
-            max(self.lamps, other.lamps),
+            lamps,
             self.due_us + other.due_us,
             self.lit_us + other.lit_us,
             self.dark_us + other.dark_us,
@@ -191,7 +191,11 @@ async def sum_light(
                 one.revision, one.is_final, one.excluded,
             )  # fmt: skip
             other = found.get(one.period)
-            found[one.period] = final if other is None else final.plus(other)
+            if other is not None:
+                # In one night these are other lamps, over some nights mostly the same.
+                together = sum if by == "night" else max
+                final = final.plus(other, together((final.lamps, other.lamps)))
+            found[one.period] = final
     return [found[period] for period in sorted(found)]
 
 

@@ -197,6 +197,9 @@ async def test_night_that_is_final_is_read_as_stored(own_city: Api) -> None:
     (both,) = (await ask(own_city, "root", path.replace("c01", "city")))["items"]
     assert both["total"] == 7200 + 13 * 3600
     assert both["status"] == "provisional"
+    path = path.replace("total", "night").replace("c01", "city")
+    (night,) = (await ask(own_city, "root", path))["items"]
+    assert (night["total"], night["subjects"]) == (both["total"], 2)
 
 
 # -- times, repairs, roads, bins
@@ -489,3 +492,116 @@ async def test_report_tells_what_was_restated_and_of_roads(own_city: Api) -> Non
     path = f"c01/indicators/false-alarms/revisions?{NOVEMBER}"
     assert len((await ask(own_city, "li", path))["items"]) == 1
     assert (await ask(own_city, "wang", path))["items"] == []
+
+
+# -- areas that moved
+
+
+def move(api: Api, area: str, path: str) -> None:
+    """Have an area lie elsewhere from now on."""
+    *_, parent, _ = path.split(".")
+    with psycopg.connect(api.dsn) as conn:
+        conn.execute(
+            "UPDATE area SET parent = %s, path = %s::text::ltree WHERE area = %s",
+            (parent.replace("_", "-"), path, area),
+        )
+        # As if it were done at the time that the test takes for now.
+        conn.execute(
+            """
+            UPDATE area_version SET during = CASE WHEN upper_inf(during)
+                THEN tstzrange(%(now)s, NULL) ELSE tstzrange(NULL, %(now)s) END
+            WHERE area = %(area)s
+            """,
+            {"now": NOW, "area": area},
+        )
+
+
+async def test_an_area_that_came_later_has_no_rate_of_the_time_before(own_city: Api) -> None:
+    move(own_city, "c01-g02", "city.c02.c01_g02")
+    path = "c02/indicators/incident-rate?from=2026-10-01&to=2026-11-01&by=child"
+    found = {one["label"]: one for one in (await ask(own_city, "root", path))["items"]}
+    assert found.keys() == {"c01-g02", "c02-g01"}
+    assert (found["c01-g02"]["value"], found["c01-g02"]["verdict"]) == (None, "undetermined")
+
+
+async def test_an_area_that_left_is_called_by_its_id(own_city: Api) -> None:
+    store(own_city, "refuse-sorted", "c01-g02", 3, 1_000, 0, 1_000)
+    move(own_city, "c01-g02", "city.c02.c01_g02")
+    path = f"c01/indicators/refuse-sorted?{NOVEMBER}&by=child"
+    (one,) = (await ask(own_city, "root", path))["items"]
+    assert (one["label"], one["numerator"]) == ("c01-g02", 1)
+
+
+async def test_repairs_and_alarms_stay_where_they_happened(own_city: Api) -> None:
+    raised_at = NOW - timedelta(days=3)
+    store_fault(own_city, "c01-gate-001", raised_at, 1)
+    with psycopg.connect(own_city.dsn) as conn:
+        insert_alert(
+            conn, uuid.uuid4(), "gate.forced", "major", "c01-gate-001", now=NOW,
+            raised_at=raised_at,
+        )  # fmt: skip
+
+    async def told() -> list[tuple[str, str, str, int]]:
+        return [
+            (area, name, one["label"], one["total"])
+            for area in ("city", "c01", "c02")
+            for name in ("repairs-in-time", "time-to-acknowledge")
+            for by in ("total", "child")
+            for one in (
+                await ask(
+                    own_city,
+                    "root",
+                    f"{area}/indicators/{name}?from=2026-11-01&to=2026-11-21&by={by}&kind=",
+                )
+            )["items"]
+        ]
+
+    before = await told()
+    assert ("c01", "repairs-in-time", "c01-g01", 1) in before
+    assert ("c01", "time-to-acknowledge", "c01-g01", 1) in before
+    move(own_city, "c01-g01", "city.c02.c01_g01")
+    assert await told() == before
+
+
+async def test_a_reports_inputs_and_revisions_are_those_of_its_numbers(own_city: Api) -> None:
+    store(own_city, "refuse-sorted", "c01-g02", 3, 1_000, 0, 1_000)
+    with psycopg.connect(own_city.dsn) as conn:
+        conn.execute("UPDATE area_day SET status = 'provisional' WHERE area = 'c01-g02'")
+        conn.execute(
+            """
+            INSERT INTO area_day_revision (indicator, day, area, kind, revision, good, bad, total,
+                subjects, excluded, rule_version, computed_at, replaced_at, reason)
+            SELECT 'refuse-sorted', '2026-11-03', 'c01-g01', '', 1, 1, 0, 1, 1, '{}', 1, %(now)s,
+                   %(now)s, 'late'
+            """,
+            {"now": NOW},
+        )
+    store(own_city, "refuse-sorted", "c01-g01", 3, 2_000, 0, 2_000, revision=2)
+    for area, path in (("c01-g01", "city.c02.c01_g01"), ("c01-g02", "city.c02.c01_g02")):
+        move(own_city, area, path)
+
+    async def told(area: str) -> tuple[list[str], list[str], int, float]:
+        csv_file = f"{AREAS}/{area}/reports/2026-11.csv?language=en"
+        header, *lines = csv.reader(
+            io.StringIO((await own_city.client("root").get(csv_file)).text.lstrip("\ufeff"))
+        )
+        rows = [
+            row
+            for row in (dict(zip(header, line, strict=True)) for line in lines)
+            if row["Indicator id"] == "refuse-sorted"
+        ]
+        path = f"{area}/indicators/refuse-sorted/revisions?{NOVEMBER}"
+        (total,) = (
+            await ask(own_city, "root", f"{area}/indicators/refuse-sorted?{NOVEMBER}&by=total")
+        )["items"]
+        return (
+            [row["Area code"] for row in rows if row["Record"] == "input"],
+            [row["Area code"] for row in rows if row["Record"] == "restated"],
+            len((await ask(own_city, "root", path))["items"]),
+            total["numerator"],
+        )
+
+    # What is final stays where it lay; what is not yet goes along.
+    assert await told("c01") == (["c01-g01"], ["c01-g01"], 1, 2.0)
+    assert await told("c02") == (["c01-g02"], [], 0, 1.0)
+    assert await told("city") == (["c01-g01", "c01-g02"], ["c01-g01"], 1, 3.0)

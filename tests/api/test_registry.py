@@ -411,6 +411,23 @@ async def test_a_body_without_length_is_cut_at_the_limit(city: Api) -> None:
         ),
         pytest.param(
             "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\n\r\n'
+            b'--x\r\nContent-Disposition: form-data; filename="b"\r\n\r\ncut o',
+            400, "body.not_multipart", id="second-file-cut",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=x; charset=undefined",
+            b'--x\r\nContent-Disposition: form-data; filename="a\xff"\r\n\r\n\r\n--x--\r\n',
+            400, "body.not_multipart", id="charset-that-decodes-nothing",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; filename="a"\r\n' + b"A: b\r\n" * 9
+            + b"\r\n\r\n--x--\r\n",
+            400, "body.not_multipart", id="many-headers",
+        ),
+        pytest.param(
+            "multipart/form-data; boundary=x",
             b'--x\r\nContent-Disposition: form-data; name="dry_run"\r\n\r\ntrue\r\n--x--\r\n',
             400, "body.not_multipart", id="no-file",
         ),

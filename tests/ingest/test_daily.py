@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -15,7 +17,7 @@ from edge_agent.kinds.gate import GateEvent, GateReading
 from edge_agent.kinds.lamp import LampReading
 from ingest import daily
 from ingest.daily import DailyKeeper
-from ingest.store import connect, faults
+from ingest.store import claim, connect, faults
 from ingest.store.devices import load_registry
 from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
 from tests.services import Broker
@@ -157,6 +159,63 @@ def test_running_day_is_opened_and_brought_up_to_date(bench: Bench) -> None:
     # Over for an hour: final, without anybody having marked it.
     keep(bench, now + timedelta(days=1))
     assert numbers(bench, "lamps-installed")[0]["status"] == "final"
+
+
+def test_days_that_nobody_opened_are_unknown_and_not_left_out(bench: Bench) -> None:
+    noon = MIDNIGHT + 12 * HOUR
+    keep(bench, noon - timedelta(days=2))
+    # Neither this system nor a gateway was at work until the day after.
+    keep(bench, noon + timedelta(days=1))
+    for day in (DAY - timedelta(days=1), DAY):
+        together = next(row for row in numbers(bench, "equipment-good", day) if not row["kind"])
+        assert (together["good"], together["bad"], together["status"]) == (0, 0, "final")
+        assert together["total"] == 6 * 24 * HOUR // timedelta(microseconds=1)
+    assert verify(bench)[1] == []
+
+
+def test_days_before_the_first_one_are_nobodys(bench: Bench) -> None:
+    keep(bench, MIDNIGHT + 20 * HOUR)
+    assert bench.value("SELECT min(day) FROM community_day WHERE domain = 'equipment'") == DAY
+
+
+@pytest.mark.parametrize("life", ["in_service", "planned"])
+def test_a_device_registered_today_changes_no_day_of_the_past(bench: Bench, life: str) -> None:
+    lamp_hour(bench, 1, MIDNIGHT + 20 * HOUR)
+    keep(bench, datetime.now(UTC))
+    with psycopg.connect(bench.dsn) as conn:
+        conn.execute(
+            """
+            INSERT INTO device (device, kind, gateway, community, area, life, in_service_from,
+                                reporting_period_s, programme)
+            VALUES ('c01-lamp-900', 'lamp', %s, 'c01', 'c01', %s, now(), 600, 'always')
+            """,
+            (GATEWAY, life),
+        )
+    assert verify(bench)[1] == []
+
+
+def test_of_two_that_keep_the_days_one_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(daily, "_RETRY_S", 0.01)
+    monkeypatch.setattr(daily, "_IDLE_S", 0.01)
+    with connect(bench.dsn, "test") as conn:
+        registry = load_registry(conn)
+    keeper = DailyKeeper(bench.dsn, lambda: registry)
+    waiting = threading.Thread(target=keeper.run)
+    deadline = time.monotonic() + 30
+    try:
+        with connect(bench.dsn, "first") as first:
+            assert claim(first, "days")
+            waiting.start()
+            while "another ingest keeps the days" not in caplog.text:
+                assert time.monotonic() < deadline
+        assert bench.value("SELECT count(*) FROM community_day") == 0
+        while not bench.value("SELECT count(*) FROM community_day"):
+            assert time.monotonic() < deadline
+    finally:
+        keeper.stop()
+        waiting.join()
 
 
 def test_a_day_that_cannot_be_computed_keeps_no_other_from_it(

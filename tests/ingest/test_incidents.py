@@ -570,11 +570,12 @@ async def test_alarms_of_a_subtree_keep_to_the_scope(town: Town) -> None:
                 "end": NOW,
             },
         )
-        return sorted([row[0] async for row in cursor])
+        return sorted([row[1] async for row in cursor])
 
     assert await areas("city", "city", []) == ["c01-g01", "c02"]
     assert await areas("city.c01", "city", []) == ["c01-g01"]
-    assert await areas("city", "city.c02", []) == ["c02"]
+    assert await areas("city.c02", "city.c02", []) == ["c02"]
+    assert await areas("city", "city.c02", []) == []
     assert await areas("city", "city", ["alarm.intrusion"]) == []
 
 

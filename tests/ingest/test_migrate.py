@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import psycopg
@@ -16,6 +17,7 @@ from psycopg import sql
 from deploy.services import Postgres
 from ingest.errors import SchemaError, Unavailable
 from ingest.migrate import MIGRATIONS, check_schema, migrate
+from ingest.store.area_days import verify_sums
 from tests.services import until
 
 
@@ -231,3 +233,43 @@ def test_a_server_without_timescaledb_is_refused(empty: str, folder: Path) -> No
 def test_a_database_out_of_reach_is_unavailable() -> None:
     with pytest.raises(Unavailable, match=r"^database: connection"):
         migrate("host=127.0.0.1 port=1 dbname=nothing connect_timeout=2")
+
+
+def test_numbers_stored_before_there_were_sums_are_summed(empty: str, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    (before / "always").mkdir(parents=True)
+    for file in sorted(MIGRATIONS.glob("*.sql"))[:6]:
+        shutil.copy(file, before)
+    migrate(empty, folder=before)
+    with psycopg.connect(empty) as conn:
+        conn.execute(
+            """
+            INSERT INTO area (area, parent, path, level, name)
+            VALUES ('city', NULL, 'city', 'city', ''), ('c-1', 'city', 'city.c_1', 'community', ''),
+                   ('c-2', 'city', 'city.c_2', 'community', '')
+            """
+        )
+        conn.execute(
+            """
+            INSERT INTO area_day (indicator, day, area, kind, good, bad, total, subjects, excluded,
+                                  revision, status, rule_version, computed_at)
+            SELECT 'one', day, area, '', 2, 1, 4, 1, '{"maintenance": 3}', 2, status, 1, now()
+            FROM (VALUES ('c-1', date '2026-01-30', 'final'), ('c-1', '2026-01-31', 'final'),
+                         ('c-2', '2026-01-31', 'final'), ('c-2', '2026-02-01', 'provisional'))
+                AS d (area, day, status)
+            """
+        )
+    assert migrate(empty)
+    with psycopg.connect(empty) as conn:
+        sums = conn.execute(
+            """
+            SELECT span, first::text, good, total, subjects, (excluded ->> 'maintenance')::int
+            FROM area_sum WHERE area = 'city' ORDER BY span, first
+            """
+        ).fetchall()
+        assert sums == [
+            ("day", "2026-01-30", 2, 4, 1, 3),
+            ("day", "2026-01-31", 4, 8, 2, 6),
+            ("month", "2026-01-01", 6, 12, 2, 9),
+        ]
+        assert verify_sums(conn, date(2026, 1, 1), date(2026, 3, 1))[1] == []

@@ -967,6 +967,20 @@ class TestMaintenance:
             ("c01", date(2026, 1, day), "maintenance") for day in (2, 3, 4)
         ]
 
+    def test_days_are_marked_where_the_device_stood_then(
+        self, registered: psycopg.Connection
+    ) -> None:
+        add_days(registered, "c01", date(2025, 12, 30), 8)
+        add_days(registered, "c02", date(2025, 12, 30), 8)
+        registered.execute(
+            """
+            UPDATE device SET gateway = 'gw-c02-a', community = 'c02', area = 'c02'
+            WHERE device = 'c01-lamp-001'
+            """
+        )
+        add_maintenance(registered, "c01-lamp-001", self.START, self.END, "换灯")
+        assert {area for area, _, _ in marked_days(registered)} == {"c01"}
+
     def test_twice_is_once(self, registered: psycopg.Connection) -> None:
         for _ in range(2):
             add_maintenance(registered, "c01-lamp-001", self.START, self.END, "换灯")

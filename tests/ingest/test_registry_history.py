@@ -2,7 +2,7 @@
 """What is registered is remembered: a day or a night is counted by what held then."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -17,8 +17,10 @@ from tests.ingest.test_registry import (
     AREAS,
     DEVICES,
     GATEWAYS,
+    add_days,
     add_nights,
     dirty,
+    marked_days,
     one,
     write,
 )
@@ -384,3 +386,16 @@ def test_a_database_of_the_release_before_begins_its_history(database: str, tmp_
             """
         ).fetchall() == [("c01", True, True, 3000, 1200)]
         assert load_registry(conn).devices[LAMP].history == ()
+
+
+def test_a_new_device_restates_the_days_it_was_in_service_already(
+    register: Registering, conn: psycopg.Connection
+) -> None:
+    add_days(conn, "c01", date(2026, 3, 1), 4)
+    add_days(conn, "c02", date(2026, 3, 1), 4)
+    columns = "device,kind,gateway,area,in_service_from"
+    register({"new": f"{columns}\nc01-lamp-009,lamp,gw-c01-a,c01,\n"})
+    assert marked_days(conn) == []
+    since = "2026-03-03T12:00:00+08:00"
+    register({"new": f"{columns}\nc01-lamp-010,lamp,gw-c01-a,c01,{since}\n"})
+    assert marked_days(conn) == [("c01", date(2026, 3, day), "registry") for day in (3, 4)]

@@ -186,6 +186,27 @@ def test_nobody_is_told_of_an_area_beyond_their_own(conn: psycopg.Connection) ->
         assert len(conn.execute(query("total"), asked).fetchall()) == seen
 
 
+@pytest.mark.parametrize(("before", "after"), [("UTC", "Asia/Shanghai"), ("Asia/Shanghai", "UTC")])
+def test_a_corrected_time_zone_neither_drops_a_day_nor_counts_it_twice(
+    conn: psycopg.Connection, before: str, after: str
+) -> None:
+    corrected_at = datetime.combine(FIRST, datetime.min.time(), UTC) + timedelta(days=5, hours=20)
+    conn.execute("DELETE FROM area_version WHERE area = 'c3'")
+    conn.execute(
+        """
+        INSERT INTO area_version (area, during, path, time_zone)
+        VALUES ('c3', tstzrange(NULL, %(at)s), 'city.s2.c3', %(before)s),
+               ('c3', tstzrange(%(at)s, NULL), 'city.s2.c3', %(after)s)
+        """,
+        {"at": corrected_at, "before": before, "after": after},
+    )
+    for day in range(3, 9):
+        write(conn, ("c3", day, "final", 10, 0, None), "one")
+    days = FIRST, FIRST + timedelta(days=DAYS)
+    assert {good for good, *_ in told(conn, "city", days, "day").values()} == {10}
+    assert told(conn, "city", days, "total")[""][0] == 60
+
+
 def test_a_tampered_sum_is_named(conn: psycopg.Connection) -> None:
     write(conn, ("c3", 1, "final", 5, 1, None), "one")
     conn.execute("UPDATE area_sum SET good = good + 1 WHERE area = 's2' AND span = 'day'")
