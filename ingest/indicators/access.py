@@ -54,6 +54,7 @@ INDICATORS: Final[tuple[Definition, ...]] = (
             "en": "Events of a door opened without a grant; those during accepted maintenance or "
             "out of service are not counted but listed beside it.",
         },
+        rule_version=2,
     ),
     Definition(
         id=HELD,
@@ -66,6 +67,7 @@ INDICATORS: Final[tuple[Definition, ...]] = (
             "en": "Events of a door that stayed open for too long; those during accepted "
             "maintenance or out of service are not counted but listed beside it.",
         },
+        rule_version=2,
     ),
 )
 
@@ -94,8 +96,8 @@ def tally(
             is over.
 
     Returns:
-        Microseconds of `AVAILABLE`, events of `FORCED` and `HELD`; ``subjects`` counts the gates
-        with time that counts.
+        Microseconds of `AVAILABLE` (``subjects``: gates with time that counts), events of `FORCED`
+        and `HELD` (``subjects``: gates heard in such time).
     """
     return add_up(_parts(subjects, works, passages, until_us))
 
@@ -114,12 +116,17 @@ def _parts(
             Key(AVAILABLE, subject.area),
             Tally(good, bad, come.counted_us, counts, come.excluded),
         )
-        for indicator in (FORCED, HELD):
-            yield Key(indicator, subject.area), Tally(subjects=counts)
+        heard = good + bad > 0
         for row in passages.get(subject.device_id, ()):
-            indicator = _COUNTED_BY.get(row.event)
-            if indicator is not None and come.whole[0] <= row.at_us < come.whole[1]:
-                yield Key(indicator, subject.area), _case(come.why_excluded(row.at_us))
+            if come.whole[0] <= row.at_us < come.whole[1]:
+                excluded = come.why_excluded(row.at_us)
+                heard = heard or excluded is None
+                indicator = _COUNTED_BY.get(row.event)
+                if indicator is not None:
+                    yield Key(indicator, subject.area), _case(excluded)
+        for indicator in (FORCED, HELD):
+            # That nothing happened is told only of a gate that would have told.
+            yield Key(indicator, subject.area), Tally(subjects=int(heard))
 
 
 def _case(excluded: str | None) -> Tally:

@@ -102,6 +102,7 @@ INDICATORS: Final[tuple[Definition, ...]] = (
             "next report, at most three reporting periods; what is unknown is not in the sum. "
             "Accepted maintenance and time out of service do not count.",
         },
+        rule_version=2,
     ),
     Definition(
         id=REPORTING,
@@ -133,6 +134,7 @@ INDICATORS: Final[tuple[Definition, ...]] = (
             "unknown and starts the clock anew. Cases that fall into accepted maintenance or out "
             "of service are not counted but listed beside it.",
         },
+        rule_version=2,
     ),
     Definition(
         id=TIME_TO_EMPTY,
@@ -222,8 +224,8 @@ def tally(
 
     Returns:
         Grams of `SORTED` and `RECOVERED` (``subjects``: bins with a deposit that counts),
-        microseconds of `OVERFLOW`, bins of `REPORTING`, cases of `MISSED` (``subjects``: bins with
-        time that counts).
+        microseconds of `OVERFLOW`, cases of `MISSED` (``subjects``: bins with time that counts that
+        told a level that day), bins of `REPORTING`.
 
     Raises:
         ValueError: A weight or a level is negative or not a finite number.
@@ -348,7 +350,8 @@ def _bin(
     steps = _steps(known)
     yield Key(OVERFLOW, subject.area), _overflow(subject, steps)
     yield Key(REPORTING, subject.area), _reporting(subject, steps, day_over=day_over)
-    yield Key(MISSED, subject.area), _missed(subject, _waits(steps, subject.max_silence_us))
+    waiting = _waits(steps, subject.max_silence_us)
+    yield Key(MISSED, subject.area), _missed(subject, waiting, heard=_heard(subject, steps))
 
 
 def _weights(
@@ -397,8 +400,12 @@ def _overflow(subject: Subject, steps: Sequence[_Step]) -> Tally:
         for step, hold in _holds(steps, subject.max_silence_us)
         if step.fill >= _FULL
     )
-    counts = int(subject.counted_us > 0)
-    return Tally(overflow_us, 0, overflow_us, counts, subject.excluded)
+    return Tally(overflow_us, 0, overflow_us, _heard(subject, steps), subject.excluded)
+
+
+def _heard(subject: Subject, steps: Sequence[_Step]) -> int:
+    """Count a bin that told a level that day: that nothing happened is told only of such."""
+    return int(subject.counted_us > 0 and any(step.at_us >= subject.whole[0] for step in steps))
 
 
 def _reporting(subject: Subject, steps: Sequence[_Step], *, day_over: bool) -> Tally:
@@ -411,7 +418,7 @@ def _reporting(subject: Subject, steps: Sequence[_Step], *, day_over: bool) -> T
     return Tally(int(reported), int(day_over and not reported), 1, 1)
 
 
-def _missed(subject: Subject, waiting: Iterable[Wait]) -> Tally:
+def _missed(subject: Subject, waiting: Iterable[Wait], *, heard: int) -> Tally:
     missed = 0
     excluded: dict[str, int] = {}
     start, end = subject.whole
@@ -424,7 +431,7 @@ def _missed(subject: Subject, waiting: Iterable[Wait]) -> Tally:
                 missed += 1
             else:
                 excluded[reason] = excluded.get(reason, 0) + 1
-    return Tally(missed, 0, missed, int(subject.counted_us > 0), excluded)
+    return Tally(missed, 0, missed, heard, excluded)
 
 
 def _steps(levels: Iterable[Level]) -> list[_Step]:

@@ -44,7 +44,7 @@ def access(
             if row.number == gate.number and not (row.door is None and row.fault is None)
         ]
         available = sums.get("gate-available", gate.area)
-        counted = 0
+        counted = available_known = 0
         for at, length in pieces(gate, said, start, end):
             reason = why_not(gate, at)
             if reason is not None:
@@ -52,14 +52,21 @@ def access(
                 continue
             counted += length
             works = said_at(said, at, gate.max_silence_us)
+            available_known += 0 if works is None else length
             if works == 1:
                 available.good += length
             elif works == 0:
                 available.bad += length
         available.total += counted
+        heard = available_known > 0 or any(
+            event.number == gate.number
+            and start <= event.at_us < end
+            and why_not(gate, event.at_us) is None
+            for event in events
+        )
         for indicator, word in (("gate-forced", "forced"), ("gate-held", "held_open")):
             cases = sums.get(indicator, gate.area)
-            cases.subjects += counted > 0
+            cases.subjects += heard
             for event in events:
                 if (event.number, event.event) != (gate.number, word):
                     continue

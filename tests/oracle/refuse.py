@@ -154,11 +154,13 @@ def refuse(
             if level is not None and level >= 9_000:
                 overflow.good += length
                 overflow.total += length
-        for indicator in (overflow, missed, reporting):
-            indicator.subjects += counted > 0
+        told = any(row.at_us >= start for row in said)
+        for indicator in (overflow, missed):
+            indicator.subjects += counted > 0 and told
+        reporting.subjects += counted > 0
         if counted:
             reporting.total += 1
-            if any(row.at_us >= start for row in said):
+            if told:
                 reporting.good += 1
             elif now_us >= day_end:
                 reporting.bad += 1

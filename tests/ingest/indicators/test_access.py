@@ -58,8 +58,15 @@ def test_forced_and_held_doors_are_counted_by_their_events() -> None:
 
 
 def test_a_gate_without_events_has_none_and_says_so() -> None:
-    _, forced, held = of(GATE, [], [])
+    _, forced, held = of(GATE, [(0, True)], [])
     assert forced == held == Tally(0, 0, 0, 1)
+
+
+def test_of_a_gate_that_was_silent_nobody_knows_whether_it_was_forced() -> None:
+    _, forced, held = of(GATE, [], [])
+    assert forced == held == Tally(0, 0, 0, 0)
+    # One that tells of anything at all would have told of that, too.
+    assert of(GATE, [], [Passage(HOUR, "granted")])[1] == Tally(0, 0, 0, 1)
 
 
 def test_events_in_maintenance_or_out_of_service_are_told_apart() -> None:
