@@ -30,8 +30,11 @@ CREATE INDEX area_day_provisional ON area_day (area, indicator, day) WHERE statu
 CREATE FUNCTION plus_by_reason(one jsonb, other jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
+    -- The common cases, and the cheap ones.
     IF other = '{}' THEN
         RETURN one;
+    ELSIF one = '{}' THEN
+        RETURN other;
     END IF;
     RETURN (
         SELECT coalesce(jsonb_object_agg(key, amount) FILTER (WHERE amount <> 0), '{}')

@@ -47,14 +47,18 @@ _SUMS: Final[LiteralString] = """
         SELECT area, path FROM area
         WHERE path = %(area)s::ltree
           AND path <@ %(scope)s::ltree  -- invariant 9
+    ), span AS MATERIALIZED (
+        -- Joined, so that each is found in the index: an OR reads all days there are.
+        SELECT 'month' AS span, unnest(%(months)s::date[]) AS first
+        UNION ALL SELECT 'day', unnest(%(days)s::date[])
     ), settled AS (
         SELECT s.indicator, s.kind, {period} AS period, min(s.first) AS first, max(s.last) AS last,
                {added}, max(s.subjects) AS subjects, true AS is_final
         FROM asked AS a
-        JOIN area_sum AS s ON s.{of} = a.area
-        WHERE s.indicator = ANY (%(indicators)s)
-          AND (s.span = 'month' AND s.first = ANY (%(months)s)
-               OR s.span = 'day' AND s.first = ANY (%(days)s))
+        CROSS JOIN unnest(%(indicators)s::text[]) AS i (indicator)
+        CROSS JOIN span AS t
+        JOIN area_sum AS s ON s.{of} = a.area AND s.indicator = i.indicator
+            AND s.span = t.span AND s.first = t.first
         GROUP BY s.indicator, s.kind, period
     ), lying AS (
         SELECT o.area AS own, {lies_in} AS area
