@@ -335,7 +335,7 @@ def levels_of(
     waiting: list[Subject] = []
     bins = {one.device_id: one for one in subjects}
     for bin_ in runs.load_bins(scene.conn, table, subjects, come):
-        one = bins.pop(bin_.device_id)
+        one = bins[bin_.device_id]
         if bin_.before_pct is not None and bin_.before_pct > refuse.QUIET_BELOW_PCT:
             waiting.append(one)
         elif bin_.highest_pct >= refuse.FULL_PCT - 1 or one.device_id in used:
