@@ -9,7 +9,7 @@ might take it away (invariant 9). For the same reason such an import may not add
 import asyncio
 import logging
 import zipfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, TemporaryDirectory
@@ -20,6 +20,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from api import downloads
 from api.answers import Answer, Question, Scalar, rfc3339
 from api.auth import Allow
 from api.errors import FieldError, Problem
@@ -43,8 +44,6 @@ _MEDIA_TYPES: Final = {
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "zip": "application/zip",
 }
-_IN_MEMORY: Final = 4_000_000
-_CHUNK: Final = 65_536
 # A city takes minutes and gigabytes; who comes second waits for its turn here, and at the
 # registry's lock for those who come another way.
 _AT_ONCE: Final = asyncio.Semaphore(1)
@@ -165,26 +164,10 @@ async def export_registry(
     if form not in _MEDIA_TYPES:
         raise Problem("not_found")
     dsn = services(request).config.database.dsn.get_secret_value()
-    # Ends with the answer, whether it is read to its end or not.
-    content: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+    content = downloads.scratch()
     async with _AT_ONCE:
         await asyncio.to_thread(_export, dsn, person.path, form, question.table, content)
-    size = content.tell()
-    content.seek(0)
-
-    async def chunks() -> AsyncGenerator[bytes]:
-        with content:
-            while chunk := await asyncio.to_thread(content.read, _CHUNK):
-                yield chunk
-
-    return StreamingResponse(
-        chunks(),
-        media_type=_MEDIA_TYPES[form],
-        headers={
-            "Content-Disposition": f'attachment; filename="linli-registry-{person.area}.{form}"',
-            "Content-Length": str(size),
-        },
-    )
+    return downloads.answer(content, _MEDIA_TYPES[form], f"linli-registry-{person.area}.{form}")
 
 
 async def _check_whole(conn: Connection, person: Principal) -> None:

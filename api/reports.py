@@ -3,14 +3,13 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
 from datetime import date
-from tempfile import SpooledTemporaryFile
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
+from api import downloads
 from api.answers import Question
 from api.auth import Person
 from api.errors import Problem
@@ -22,8 +21,6 @@ from ingest.reports.formats import MEDIA_TYPES, write
 from ingest.reports.read import read_report
 
 _FILE: Final = re.compile(r"(20\d\d)-(0[1-9]|1[0-2])(\.[a-z]{3,4})")
-_IN_MEMORY: Final = 4_000_000
-_CHUNK: Final = 65_536
 # Each takes a processor for a while; who asks for more waits.
 _AT_ONCE: Final = asyncio.Semaphore(2)
 
@@ -66,23 +63,7 @@ async def get_report(
                 )
             except OperatorError as error:
                 raise Problem("not_found") from error
-    # Ends with the answer, whether it is read to its end or not.
-    content: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+    content = downloads.scratch()
     async with _AT_ONCE:
         await asyncio.to_thread(write, report, match[3], content)
-    size = content.tell()
-    content.seek(0)
-
-    async def chunks() -> AsyncGenerator[bytes]:
-        with content:
-            while chunk := await asyncio.to_thread(content.read, _CHUNK):
-                yield chunk
-
-    return StreamingResponse(
-        chunks(),
-        media_type=MEDIA_TYPES[match[3]],
-        headers={
-            "Content-Disposition": f'attachment; filename="linli-{place.area}-{file}"',
-            "Content-Length": str(size),
-        },
-    )
+    return downloads.answer(content, MEDIA_TYPES[match[3]], f"linli-{place.area}-{file}")
