@@ -30,6 +30,7 @@ from api import (
     incidents,
     indicators,
     live,
+    live_topic,
     problems,
     registry,
     reports,
@@ -170,8 +171,8 @@ def _tls(config: Config) -> ssl.SSLContext:
     Raises:
         ConfigError: A file is missing, unreadable or does not fit; named.
     """
-    certificate = config.api.certificates / f"{live.IDENTITY}.crt"
-    key = config.api.certificates / f"{live.IDENTITY}.key"
+    certificate = config.api.certificates / f"{live_topic.IDENTITY}.crt"
+    key = config.api.certificates / f"{live_topic.IDENTITY}.key"
     missing = [file for file in (config.broker.ca, certificate, key) if not file.is_file()]
     if missing:
         raise ConfigError([f"{file}: no such file" for file in missing])

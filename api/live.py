@@ -20,11 +20,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-import aiomqtt
 import psycopg
 from psycopg.rows import class_row
 from psycopg_pool import PoolTimeout
-from pydantic import ValidationError
 
 from api import people
 from api.alerts import Alert
@@ -32,6 +30,7 @@ from api.answers import Answer, Instant, Scalar, rfc3339
 from api.config import BrokerAddress
 from api.devices import values_of
 from api.errors import Problem
+from api.live_topic import LiveTopic
 from api.metrics import Metrics
 from api.overview import DeviceState, Overview, read_overview
 from api.people import Principal
@@ -39,11 +38,17 @@ from api.places import Place, find_area
 from api.scope import DURESS, Scope, is_within
 from api.state import Clock, Connection, Pool
 from edge_agent import topics
-from edge_agent.messages import Live
+from edge_agent.messages import (
+    Live,
+    LiveDevice,
+    LiveGateway,
+    PayloadError,
+    parse_live,
+    parse_live_devices,
+)
 
 log = logging.getLogger(__name__)
 
-IDENTITY: Final = "api-live-00"
 STREAMS_MAX: Final = 10
 QUEUE_MAX: Final = 256
 RING_MAX: Final = 120
@@ -66,7 +71,6 @@ _ALERT_OVERLAP: Final = timedelta(seconds=60)
 # A channel nobody watches any more is kept so long, for those who come back.
 _LINGER_S: Final = 120.0
 _ALERTS_KNOWN_MAX: Final = 10_000
-_RECONNECT_MAX_S: Final = 30.0
 
 # What a reader of the database may meet and outlive: it tries again a little later.
 _DATABASE_ERRORS: Final = (psycopg.OperationalError, PoolTimeout)
@@ -254,8 +258,6 @@ class Hub:
         self._pool = pool
         self._clock = clock
         self._metrics = metrics
-        self._broker = broker
-        self._tls = tls
         self._devices_max = devices_max
         self._channels: dict[tuple[str, tuple[str, ...]], Channel] = {}
         self._opening = asyncio.Lock()
@@ -264,6 +266,8 @@ class Hub:
         self._alert_ids: set[UUID] = set()
         self._alerts_wanted = asyncio.Event()
         self._read_again = asyncio.Event()
+        self._alerts_missed = False
+        self._topic = LiveTopic(broker, tls, self._receive, self._connected, self._read_again.set)
         self._closing = False
         self.is_connected = False
 
@@ -272,7 +276,7 @@ class Hub:
     async def run(self) -> None:
         """Run for ever; an error that is no outage ends it."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen(), name="live-listen")
+            group.create_task(self._topic.run(), name="live-topic")
             group.create_task(self._reconcile_for_ever(), name="live-reconcile")
             group.create_task(self._tell_alerts_for_ever(), name="live-alerts")
             group.create_task(self._tick_for_ever(), name="live-tick")
@@ -391,7 +395,8 @@ class Hub:
             before = known.devices.get(rest[0]) if known is not None else None
             is_news, entry = _compare(before, path, rest)
             mirror.devices[rest[0]] = entry
-            if is_news and known is not None:
+            # Of a community whose devices nobody watched until now, nothing was missed.
+            if is_news and known is not None and known.devices:
                 healed += 1
                 self._device_changed(entry)
         cursor = await conn.execute(
@@ -414,6 +419,7 @@ class Hub:
             if known is not None and change != before_gateway:
                 self._gateway_changed(community_path, change)
         self._communities.update(found)
+        self._watch()
         return healed
 
     def _device_changed(self, known: _Known) -> None:
@@ -428,65 +434,48 @@ class Hub:
 
     # -- what comes in
 
-    async def _listen(self) -> None:
-        attempt = 0
-        while True:
-            try:
-                async with aiomqtt.Client(
-                    self._broker.host,
-                    self._broker.port,
-                    identifier=IDENTITY,
-                    protocol=aiomqtt.ProtocolVersion.V5,
-                    tls_context=self._tls,
-                    keepalive=30,
-                    timeout=10,
-                ) as client:
-                    await client.subscribe(f"{topics.PREFIX}/live/+", qos=0)
-                    log.info("live topic subscribed")
-                    attempt = 0
-                    self._connected(yes=True)
-                    # Whatever happened while nobody listened.
-                    self._read_again.set()
-                    async for message in client.messages:
-                        self._receive(str(message.topic), message.payload)
-            except aiomqtt.MqttError as exc:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    # Leaving the client failed, and hid that this task is to end.
-                    raise asyncio.CancelledError from exc
-                if attempt == 0:
-                    log.warning("broker lost, retrying until it is back: %s", exc)
-            self._connected(yes=False)
-            attempt += 1
-            ceiling_s = min(_RECONNECT_MAX_S, 0.5 * 2 ** min(attempt, 10))
-            await asyncio.sleep(ceiling_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
+    def _connected(self, now: bool) -> None:
+        self.is_connected = now
+        self._metrics.live_connected.set(int(now))
+        if now:
+            # Whatever happened while nobody listened.
+            self._alerts_missed = True
+            self._read_again.set()
 
-    def _connected(self, *, yes: bool) -> None:
-        self.is_connected = yes
-        self._metrics.live_connected.set(int(yes))
+    def _watch(self) -> None:
+        """Hear the devices of the communities that are mirrored."""
+        self._topic.watch([name for name, mirror in self._communities.items() if mirror.devices])
 
-    def _receive(self, topic: str, payload: object) -> None:
+    def _receive(self, topic: str, payload: bytes) -> None:
         """Take in one live message; what cannot be read is counted and healed from the tables."""
-        community = topic.rpartition("/")[2]
+        community, _, devices = topic.removeprefix(f"{topics.PREFIX}/live/").partition("/")
         try:
-            message = Live.model_validate_json(payload if isinstance(payload, bytes) else b"")
-        except ValidationError:
+            message = parse_live_devices(payload) if devices else parse_live(payload)
+        except PayloadError:
             self._metrics.live_messages.labels("malformed").inc()
             return
         self._metrics.live_messages.labels("read").inc()
         if not self._channels:
             return
-        for text in message.alerts:
+        mirror = self._communities.get(community)
+        if isinstance(message, Live):
+            self._alerts_changed(message.alerts)
+            if mirror is not None:
+                self._gateways_told(mirror, message.gateways)
+        if mirror is not None:
+            self._devices_told(mirror, message.devices)
+
+    def _alerts_changed(self, ids: Iterable[str]) -> None:
+        for text in ids:
             try:
                 self._alert_ids.add(UUID(text))
             except ValueError:
                 self._metrics.live_messages.labels("malformed").inc()
         if self._alert_ids:
             self._alerts_wanted.set()
-        mirror = self._communities.get(community)
-        if mirror is None:
-            return
-        for device in message.devices:
+
+    def _devices_told(self, mirror: _Community, devices: Iterable[LiveDevice]) -> None:
+        for device in devices:
             known = mirror.devices.get(device.device)
             if known is None:
                 continue  # registered a moment ago; the next reading of the tables finds it
@@ -504,7 +493,9 @@ class Hub:
             if change != before:
                 known.change = change
                 self._device_changed(known)
-        for gateway in message.gateways:
+
+    def _gateways_told(self, mirror: _Community, gateways: Iterable[LiveGateway]) -> None:
+        for gateway in gateways:
             told = GatewayChange(
                 gateway=gateway.gateway, silent=gateway.silent, last_seen_at=gateway.last_seen_at
             )
@@ -519,10 +510,11 @@ class Hub:
                 async with asyncio.timeout(RECONCILE_EVERY_S):
                     await self._read_again.wait()
             except TimeoutError:
-                pass
+                self._alerts_missed = True
             self._read_again.clear()
             self._forget_unwatched()
             if not self._channels:
+                self._alerts_missed = False  # a snapshot tells them to whoever comes
                 continue
             try:
                 await self._reconcile()
@@ -536,15 +528,20 @@ class Hub:
                 is_down = False
 
     async def _reconcile(self) -> None:
+        late: set[UUID] = set()
         async with self._pool.connection() as conn:
             healed = await self._read_communities(conn, list(self._channels.values()))
-            cursor = await conn.execute(
-                "SELECT id, version FROM alert WHERE changed_at > %s",
-                (self._clock() - _ALERT_OVERLAP,),
-            )
-            late = {
-                alert async for alert, version in cursor if self._alerts_told.get(alert) != version
-            }
+            if self._alerts_missed:
+                cursor = await conn.execute(
+                    "SELECT id, version FROM alert WHERE changed_at > %s",
+                    (self._clock() - _ALERT_OVERLAP,),
+                )
+                late = {
+                    alert
+                    async for alert, version in cursor
+                    if self._alerts_told.get(alert) != version
+                }
+                self._alerts_missed = False
         self._metrics.live_healed.labels("device").inc(healed)
         self._metrics.live_healed.labels("alert").inc(len(late))
         if late:
@@ -558,6 +555,14 @@ class Hub:
                 del self._channels[key]
         if not self._channels:
             self._communities.clear()
+        shown = [channel for channel in self._channels.values() if channel.with_devices]
+        for mirror in self._communities.values():
+            if not any(
+                channel.covers(mirror.path) or is_within(channel.place.path, mirror.path)
+                for channel in shown
+            ):
+                mirror.devices.clear()
+        self._watch()
 
     # -- what goes out
 

@@ -33,6 +33,7 @@ from edge_agent.messages import (
     Config,
     EventMessage,
     Live,
+    LiveDevices,
     Result,
     Status,
     Telemetry,
@@ -58,7 +59,8 @@ class Message:
     def topic(self) -> str:
         """The topic, with its variable levels in braces."""
         if self.direction == "live":
-            return f"{topics.PREFIX}/live/{{community}}"
+            apart = "" if self.name == "live" else f"/{self.name}"
+            return f"{topics.PREFIX}/live/{{community}}{apart}"
         return f"{topics.PREFIX}/{{partition}}/{{gateway}}/{self.direction}/{self.name}"
 
     @property
@@ -91,6 +93,7 @@ MESSAGES: Final = (
     Message("command", Command, "down", ("command",)),
     Message("config", Config, "down", ("config",)),
     Message("live", Live, "live", ("live",)),
+    Message("devices", LiveDevices, "live", ("devices",)),
 )
 
 PARAMETERS: Final = {

@@ -238,14 +238,25 @@ class LiveGateway(Wire):
 class Live(Wire):
     """Changes of one community, told after COMMIT on ``live/{community}``; a hint, never the truth.
 
-    ``alerts`` are ids of alerts that changed; readers fetch them from the tables.
+    ``alerts`` are ids of alerts that changed; readers fetch them from the tables. Devices are told
+    on a topic of their own.
     """
 
     v: V1 = 1
     at: Instant = Field(description="when it was told")
-    devices: tuple[LiveDevice, ...] = Field(default=(), description="devices that changed")
+    devices: tuple[LiveDevice, ...] = Field(
+        default=(), description="devices that changed: of earlier senders, still read"
+    )
     alerts: tuple[str, ...] = Field(default=(), description="ids of alerts that changed")
     gateways: tuple[LiveGateway, ...] = Field(default=(), description="gateways that changed")
+
+
+class LiveDevices(Wire):
+    """Devices of one community that changed, told once a second; a hint, never the truth."""
+
+    v: V1 = 1
+    at: Instant = Field(description="when it was told")
+    devices: tuple[LiveDevice, ...] = Field(description="devices that changed")
 
 
 class PayloadError(ValueError):
@@ -308,6 +319,7 @@ _ACK: Final = TypeAdapter(Ack)
 _COMMAND: Final = TypeAdapter(Command)
 _CONFIG: Final = TypeAdapter(Config)
 _LIVE: Final = TypeAdapter(Live)
+_LIVE_DEVICES: Final = TypeAdapter(LiveDevices)
 
 _M = TypeVar("_M", bound=Wire)
 
@@ -388,6 +400,15 @@ def parse_live(payload: bytes) -> Live:
         PayloadError: The payload breaks the contract.
     """
     return _parse(_LIVE, payload)
+
+
+def parse_live_devices(payload: bytes) -> LiveDevices:
+    """Parse ``live/{community}/devices``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_LIVE_DEVICES, payload)
 
 
 def encode(message: Wire) -> bytes:

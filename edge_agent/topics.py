@@ -87,6 +87,18 @@ def live(community: str) -> str:
     return f"{PREFIX}/live/{community}"
 
 
+def live_devices(community: str) -> str:
+    """Return the topic on which changed devices of ``community`` are told.
+
+    Apart from `live`, because there are so many of them: who watches a community hears its
+    devices, who watches a city hears alerts and gateways of all its communities alone.
+
+    Raises:
+        ValueError: ``community`` is no area id.
+    """
+    return f"{live(community)}/devices"
+
+
 def parse_up(topic: str) -> UpTopic:
     """Parse the topic of a message from a gateway.
 

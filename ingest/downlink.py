@@ -6,11 +6,20 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
 from edge_agent import topics
-from edge_agent.messages import Ack, Live, LiveDevice, LiveGateway, Rejection, encode
+from edge_agent.messages import (
+    Ack,
+    Live,
+    LiveDevice,
+    LiveDevices,
+    LiveGateway,
+    Rejection,
+    encode,
+)
 from ingest.consumer import Consumer
 from ingest.store.streams import Mark, StreamKey
 
@@ -30,7 +39,8 @@ REJECTIONS_MAX: Final = 400
 
 @dataclass(slots=True)
 class _Changes:
-    devices: dict[str, LiveDevice] = field(default_factory=dict[str, LiveDevice])
+    """What is told at once."""
+
     alerts: list[str] = field(default_factory=list[str])
     gateways: dict[str, LiveGateway] = field(default_factory=dict[str, LiveGateway])
 
@@ -106,6 +116,8 @@ class Downlink:
         self._consumer = consumer
         self._epoch = epoch
         self._changes: defaultdict[str, _Changes] = defaultdict(_Changes)
+        # By community, in the order in which they began to wait.
+        self._devices: defaultdict[str, dict[str, LiveDevice]] = defaultdict(dict)
         self._told_at = 0.0
         self._held = Held()
 
@@ -149,7 +161,7 @@ class Downlink:
 
     def device_changed(self, community: str, device: LiveDevice) -> None:
         """Keep a device's latest change until the next second tells it."""
-        self._changes[community].devices[device.device] = device
+        self._devices[community][device.device] = device
 
     def alert_changed(self, community: str, alert: UUID) -> None:
         """Keep an alert's change until the next `tell`, which must follow at once."""
@@ -164,21 +176,20 @@ class Downlink:
         overdue = self._held.overdue(time.monotonic())
         if overdue:
             self.acknowledge(overdue, {})
-        due = time.monotonic() - self._told_at >= LIVE_INTERVAL_S
-        room = LIVE_MESSAGES_MAX if due else 0
-        # In the order in which they began to wait.
-        for community, changes in list(self._changes.items()):
-            if not (changes.alerts or changes.gateways):
-                if not room:
-                    continue
-                room -= 1
+        for community, changes in self._changes.items():
             live = Live(
                 at=datetime.now(UTC),
-                devices=tuple(changes.devices.values()),
                 alerts=tuple(changes.alerts),
                 gateways=tuple(changes.gateways.values()),
             )
             self._consumer.publish(topics.live(community), encode(live), qos=0)
-            del self._changes[community]
-        if due:
+        self._changes.clear()
+        if time.monotonic() - self._told_at >= LIVE_INTERVAL_S:
+            self._tell_devices()
             self._told_at = time.monotonic()
+
+    def _tell_devices(self) -> None:
+        for community in list(islice(self._devices, LIVE_MESSAGES_MAX)):
+            devices = tuple(self._devices.pop(community).values())
+            live = LiveDevices(at=datetime.now(UTC), devices=devices)
+            self._consumer.publish(topics.live_devices(community), encode(live), qos=0)

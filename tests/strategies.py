@@ -29,6 +29,7 @@ from edge_agent.messages import (
     Lane,
     Live,
     LiveDevice,
+    LiveDevices,
     LiveGateway,
     Rejection,
     Result,
@@ -258,9 +259,9 @@ def configs() -> SearchStrategy[Config]:
     )
 
 
-def lives() -> SearchStrategy[Live]:
+def _live_devices() -> SearchStrategy[LiveDevice]:
     value = st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | texts
-    device = st.builds(
+    return st.builds(
         LiveDevice,
         device=ids,
         kind=ids,
@@ -269,13 +270,22 @@ def lives() -> SearchStrategy[Live]:
         received_at=instants,
         values=st.dictionaries(texts, value, max_size=4),
     )
+
+
+def live_devices() -> SearchStrategy[LiveDevices]:
+    return st.builds(
+        LiveDevices, at=instants, devices=st.lists(_live_devices(), max_size=4).map(tuple)
+    )
+
+
+def lives() -> SearchStrategy[Live]:
     gateway = st.builds(
         LiveGateway, gateway=gateway_ids, silent=st.booleans(), last_seen_at=maybe(instants)
     )
     return st.builds(
         Live,
         at=instants,
-        devices=st.lists(device, max_size=4).map(tuple),
+        devices=st.lists(_live_devices(), max_size=4).map(tuple),
         alerts=st.lists(texts, max_size=4).map(tuple),
         gateways=st.lists(gateway, max_size=4).map(tuple),
     )

@@ -20,7 +20,7 @@ import psycopg
 
 from deploy.services import HOST, Process, free_port, mortal
 from edge_agent import topics
-from edge_agent.messages import Live, encode
+from edge_agent.messages import Live, LiveDevices, encode
 from tests.api.conftest import session_token
 from tests.services import Broker, until
 
@@ -155,7 +155,7 @@ def _is_ready(server: Server) -> bool:
         return False
 
 
-async def publish(broker: Broker, community: str, message: Live) -> None:
+async def publish(broker: Broker, community: str, message: Live | LiveDevices) -> None:
     """Tell a change on the live topic, as ingest does."""
     identity = broker.identity("ingest-telemetry-00")
     async with aiomqtt.Client(
@@ -165,12 +165,13 @@ async def publish(broker: Broker, community: str, message: Live) -> None:
         tls_context=identity.context(),
         identifier=identity.name,
     ) as client:
-        await client.publish(topics.live(community), encode(message), qos=0)
+        topic = topics.live if isinstance(message, Live) else topics.live_devices
+        await client.publish(topic(community), encode(message), qos=0)
 
 
-def device_message(device: str, at: datetime, **values: bool | float | str) -> Live:
+def device_message(device: str, at: datetime, **values: bool | float | str) -> LiveDevices:
     """A live message about one device's new reading."""
-    return Live.model_validate(
+    return LiveDevices.model_validate(
         {
             "at": datetime.now(UTC),
             "devices": [

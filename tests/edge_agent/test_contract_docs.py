@@ -34,6 +34,7 @@ GENERATED: Final[dict[str, SearchStrategy[Any]]] = {
     "command": strategies.commands(),
     "config": strategies.configs(),
     "live": strategies.lives(),
+    "devices": strategies.live_devices(),
 }
 
 
@@ -58,7 +59,7 @@ def test_every_channel_has_its_message() -> None:
     assert directions == (
         dict.fromkeys(topics.UP_CHANNELS, "up")
         | dict.fromkeys(topics.DOWN_CHANNELS, "down")
-        | {"live": "live"}
+        | {"live": "live", "devices": "live"}
     )
 
 
@@ -75,7 +76,7 @@ def test_topic_of_a_message_is_the_one_in_use(message: Message) -> None:
         case "down":
             assert topic in {topics.down(gateway, name) for name in ("ack", "command", "config")}
         case "live":
-            assert topic == topics.live("c01")
+            assert topic in {topics.live("c01"), topics.live_devices("c01")}
 
 
 def _fields(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -27,6 +27,7 @@ from edge_agent.messages import (
     parse_config,
     parse_event,
     parse_live,
+    parse_live_devices,
     parse_result,
     parse_status,
     parse_telemetry,
@@ -59,6 +60,7 @@ PARSERS: Final[Mapping[str, Callable[[bytes], Wire]]] = {
     "command": parse_command,
     "config": parse_config,
     "live": parse_live,
+    "devices": parse_live_devices,
 }
 
 

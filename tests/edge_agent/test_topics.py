@@ -71,6 +71,7 @@ def test_what_is_no_gateway_id_never_enters_a_topic(gateway: str) -> None:
 
 def test_live_topic_takes_area_ids_only() -> None:
     assert topics.live("c01") == "linli/v1/live/c01"
+    assert topics.live_devices("c01") == "linli/v1/live/c01/devices"
     for community in ("", "c01\n", "c01/x", "+", "#", "C01"):
         with pytest.raises(ValueError, match="not a community id"):
             topics.live(community)

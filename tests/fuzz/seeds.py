@@ -88,7 +88,17 @@ SEEDS: Final[Mapping[str, Sequence[bytes]]] = {
     ],
     **{
         name: _messages(name)
-        for name in ("telemetry", "event", "status", "result", "ack", "command", "config", "live")
+        for name in (
+            "telemetry",
+            "event",
+            "status",
+            "result",
+            "ack",
+            "command",
+            "config",
+            "live",
+            "devices",
+        )
     },
     "judge": list(_judged()),
     "agent_config": [_AGENT],
