@@ -22,9 +22,12 @@ from api.scope import Scope
 from api.state import Connection, services
 from ingest.indicators.refuse import Forecast, Level, forecast
 from ingest.indicators.spans import from_us, to_us
+from ingest.kinds import KINDS
+from ingest.store import chunks
 
 # What a forecast looks back on; since the last emptying counts, and no more than these readings.
 _HISTORY: Final = timedelta(days=7)
+_LEVELS: Final = KINDS["bin"].readings.name
 _READINGS_MAX: Final = 5_000
 # Each takes a processor for some milliseconds.
 _BINS_MAX: Final = 100
@@ -152,6 +155,8 @@ async def _forecasts(
 ) -> list[BinForecast]:
     """Return bins with their forecasts, in order; Any: columns differ in type."""
     levels: defaultdict[int, list[Level]] = defaultdict(list)
+    known = await conn.execute(chunks.INDEXED_UNTIL, {"tables": [_LEVELS]})
+    (until,) = await known.fetchone() or (None,)
     cursor = await conn.execute(
         """
         SELECT d.id, r.at, r.fill_pct
@@ -159,11 +164,20 @@ async def _forecasts(
         CROSS JOIN LATERAL (
             SELECT b.at, b.fill_pct FROM reading_bin AS b
             WHERE b.device_id = d.id AND b.at > %(start)s AND b.at <= %(now)s
-              AND b.fill_pct IS NOT NULL
+              AND b.at < %(until)s AND b.fill_pct IS NOT NULL
             ORDER BY b.at DESC
             LIMIT %(most)s
         ) AS r
         WHERE d.id = ANY (%(bins)s)
+          AND d.path <@ %(scope)s::ltree  -- invariant 9
+        UNION ALL
+        -- What is not indexed by device yet is read once for all of them.
+        SELECT r.device_id, r.at, r.fill_pct
+        FROM reading_bin AS r
+        JOIN device_view AS d ON d.id = r.device_id
+        WHERE r.device_id = ANY (%(bins)s)
+          AND r.at > %(start)s AND r.at <= %(now)s AND r.at >= %(until)s
+          AND r.fill_pct IS NOT NULL
           AND d.path <@ %(scope)s::ltree  -- invariant 9
         """,
         {
@@ -171,6 +185,7 @@ async def _forecasts(
             "scope": scope.path,
             "start": now - _HISTORY,
             "now": now,
+            "until": now + _HISTORY if until is None else until,
             "most": _READINGS_MAX,
         },
     )

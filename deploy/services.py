@@ -397,6 +397,8 @@ class Postgres:
                 conn.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
         with psycopg.connect(self.dsn(name), autocommit=True) as conn:
             conn.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+            # For indexes of single chunks. docs/decisions/0016.
+            conn.execute(sql.SQL("GRANT CREATE ON SCHEMA _timescaledb_internal TO {}").format(role))
         return _dsn(self.port, name, owner, password)
 
     def _create_cluster(self) -> None:

@@ -22,7 +22,7 @@ import typer
 
 from ingest import capacity, pki
 from ingest.config import Config, load
-from ingest.daily import verify
+from ingest.days import verify
 from ingest.errors import ConfigError, OperatorError, PkiError, Unavailable
 from ingest.gateways import add_gateway
 from ingest.incidents import NOTE_MAX, REASON_MAX, Refused, Unchanged
@@ -253,6 +253,9 @@ def capacity_command(
     kinds: Annotated[
         str, typer.Option(help="Their classes, in any parts: lamp=60,bin=12.")
     ] = ",".join(f"{kind}={share:g}" for kind, share in capacity.EQUIPMENT.items()),
+    reading_index: Annotated[
+        capacity.ReadingIndex, typer.Option(help="When a chunk of readings gets its b-tree.")
+    ] = "always",
 ) -> None:
     """Estimate what devices take: messages, disk, memory, and what to set for them."""
     shares: dict[str, float] = {}
@@ -265,7 +268,7 @@ def capacity_command(
         if kind not in KINDS or not 0 < shares[kind] < math.inf:
             expected = f"expected class=part, of {', '.join(KINDS)}"
             raise ConfigError(f"--kinds: value {part!r}: {expected}")
-    rows = capacity.lines(capacity.city_of(devices, period, months, shares))
+    rows = capacity.lines(capacity.city_of(devices, period, months, shares, reading_index))
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name.ljust(width)}  {value}" for name, value in rows))
 

@@ -9,7 +9,10 @@ it. Those of processors are a budget, not a measurement, and are called so.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal
+
+# When a chunk of readings gets its b-tree: with its first row, or when its time is over.
+ReadingIndex = Literal["always", "after-close"]
 
 # How a community is equipped in the simulators: lamps, bins, gates, alarms.
 EQUIPMENT: Final[Mapping[str, float]] = {"lamp": 60, "bin": 12, "gate": 6, "alarm": 10}
@@ -19,6 +22,8 @@ COMMUNITY_DEVICES: Final = 400
 ROW_BYTES: Final[Mapping[str, float]] = {"lamp": 94, "bin": 85, "gate": 69, "alarm": 61}
 # Of one reading in the index (device_id, at): pages are filled to about two thirds.
 INDEX_BYTES: Final = 41
+# The same of an index (at) of kind BRIN: some 24 bytes for 128 pages.
+BRIN_BYTES: Final = 0.002
 # WAL of one reading's row with its index, and of one update of a latest state; without the images
 # of whole pages that follow a checkpoint.
 ROW_WAL_BYTES: Final = 158
@@ -56,25 +61,43 @@ INTERVALS: Final = tuple(
     timedelta(minutes=minutes) for minutes in (10, 20, 30, 60, 120, 240, 360, 720, 1_440)
 )
 CHUNKS_MAX: Final = 1_000
+# Without a b-tree whoever asks for one device reads all rows of the time: the less is open, the
+# better.
+OPEN_MAX: Final = timedelta(hours=1)
+# Bytes a reading has in the index of its chunk while that is open, and how long that may be.
+_OPEN_INDEX: Final[Mapping[ReadingIndex, tuple[float, timedelta]]] = {
+    "always": (INDEX_BYTES, INTERVALS[-1]),
+    "after-close": (BRIN_BYTES, OPEN_MAX),
+}
 _DAY_S: Final = 86_400
 _MONTH: Final = timedelta(days=30)
 _MESSAGE_READINGS_MAX: Final = 100
 _GIB: Final = 2**30
 
 
-def chunk_interval(readings_s: float, memory_bytes: float, kept: timedelta) -> timedelta:
+def chunk_interval(
+    readings_s: float,
+    memory_bytes: float,
+    kept: timedelta,
+    reading_index: ReadingIndex = "always",
+) -> timedelta:
     """Return how long a chunk should be.
 
-    The longest for which the index of the open chunk fits into ``memory_bytes``, a day at most;
-    longer where a table would else have more than `CHUNKS_MAX` chunks.
+    The longest for which the index of the open chunk fits into ``memory_bytes``, a day at most, or
+    `OPEN_MAX` where that index is built after the close; longer where a table would else have more
+    than `CHUNKS_MAX` chunks.
 
     Args:
         readings_s: Of all classes together, for their chunks are open at the same time.
         memory_bytes: The server's shared buffers.
         kept: How long rows stay.
+        reading_index: When the index is built.
     """
+    row_bytes, longest = _OPEN_INDEX[reading_index]
     fits = [
-        one for one in INTERVALS if one.total_seconds() * readings_s * INDEX_BYTES <= memory_bytes
+        one
+        for one in INTERVALS
+        if one <= longest and one.total_seconds() * readings_s * row_bytes <= memory_bytes
     ]
     enough = [one for one in INTERVALS if one * CHUNKS_MAX >= kept]
     return max(fits[-1] if fits else INTERVALS[0], enough[0] if enough else INTERVALS[-1])
@@ -90,12 +113,14 @@ class City:
         kept: How long raw readings stay; numbers, nights and devices' days are reckoned for the
             same time, but stay for ever.
         communities: Each has a gateway, which sends a message a second at most.
+        reading_index: When chunks of readings get their b-tree.
     """
 
     devices: Mapping[str, int]
     period_s: float
     kept: timedelta
     communities: int
+    reading_index: ReadingIndex = "always"
 
     @property
     def total(self) -> int:
@@ -103,12 +128,18 @@ class City:
         return sum(self.devices.values())
 
 
-def city_of(devices: int, period_s: float, months: float, kinds: Mapping[str, float]) -> City:
+def city_of(
+    devices: int,
+    period_s: float,
+    months: float,
+    kinds: Mapping[str, float],
+    reading_index: ReadingIndex = "always",
+) -> City:
     """Return a city of so many devices, divided among classes by shares of any sum."""
     whole = sum(kinds.values())
     counts = {kind: round(devices * share / whole) for kind, share in kinds.items()}
     communities = max(1, round(devices / COMMUNITY_DEVICES))
-    return City(counts, period_s, months * _MONTH, communities)
+    return City(counts, period_s, months * _MONTH, communities, reading_index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +150,7 @@ class Estimate:
     messages_s: float
     row_bytes: float
     index_bytes: float
+    open_index_bytes: float
     wal_bytes_s: float
     state_bytes: float
     lamp_night_bytes: float
@@ -151,16 +183,20 @@ def estimate(city: City) -> Estimate:
     rows = {kind: count * kept_s / city.period_s for kind, count in city.devices.items()}
     processes = max(1, -int(-readings_s // PROCESS_READINGS_S))
     # A quarter of a machine's memory; the smallest machine that holds the hot pages twice over.
-    hot = city.total * STATE_PAGE_BYTES + readings_s * 1_200 * INDEX_BYTES
+    open_bytes, _ = _OPEN_INDEX[city.reading_index]
+    hot = city.total * STATE_PAGE_BYTES + readings_s * 1_200 * open_bytes
     buffers = max(128 * 2**20, _power_of_two(hot))
-    chunk = chunk_interval(readings_s, buffers, city.kept)
+    chunk = chunk_interval(readings_s, buffers, city.kept, city.reading_index)
+    # Of the rows that are kept those of the open chunk, at most, have that index alone.
+    open_rows = readings_s * min(chunk, city.kept).total_seconds()
     return Estimate(
         readings_s=readings_s,
         messages_s=messages_s,
         row_bytes=sum(
             count * ROW_BYTES.get(kind, ROW_BYTES["lamp"]) for kind, count in rows.items()
         ),
-        index_bytes=sum(rows.values()) * INDEX_BYTES,
+        index_bytes=sum(rows.values()) * INDEX_BYTES - open_rows * (INDEX_BYTES - open_bytes),
+        open_index_bytes=open_rows * open_bytes,
         wal_bytes_s=readings_s * (ROW_WAL_BYTES + STATE_WAL_BYTES),
         state_bytes=city.total * DEVICE_BYTES,
         lamp_night_bytes=city.devices.get("lamp", 0) * days * LAMP_NIGHT_BYTES,
@@ -195,6 +231,7 @@ def lines(city: City) -> Sequence[tuple[str, str]]:
         ("messages", f"{found.messages_s:,.1f}/s"),
         ("raw readings", f"{_size(found.row_bytes)} kept, indexes {_size(found.index_bytes)},"
                          f" {_size(per_row)} a day"),
+        ("open chunks", f"{_size(found.open_index_bytes)} of index, {city.reading_index}"),
         ("WAL", f"{_size(found.wal_bytes_s)}/s, {_size(found.wal_bytes_s * _DAY_S)} a day"),
         ("devices and states", _size(found.state_bytes)),
         ("lamp-nights", _size(found.lamp_night_bytes)),

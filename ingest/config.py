@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from edge_agent.kinds.base import Code
+from ingest.capacity import ReadingIndex
 from ingest.errors import ConfigError
 from ingest.indicators.repairs import FaultClass
 from ingest.kinds import DEFAULT_RULES
@@ -144,6 +145,10 @@ class Ingest(Section):
     )
     chunk_minutes: float | None = Field(
         default=None, ge=1, le=10_080, description="of reading tables; by the rate if not said"
+    )
+    reading_index: ReadingIndex = Field(
+        default="always",
+        description="when a chunk of readings gets its b-tree; after-close is for city rate",
     )
 
     @field_validator("retention_days")

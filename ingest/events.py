@@ -15,7 +15,7 @@ import psycopg
 from edge_agent.messages import GapEvent, Lane, LiveGateway
 from ingest import metrics
 from ingest.alerts import Clear, Raise
-from ingest.daily import days_over
+from ingest.days import days_over
 from ingest.judge import Judged
 from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields

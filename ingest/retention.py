@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the reading tables: chunks of a fitting length, made ahead; devices' days; what is old.
+"""Keeps the reading tables: chunks of a fitting length, made ahead, indexed; days; what is old.
 
 The Apache edition of TimescaleDB runs no jobs, so this is a loop of our own over ``drop_chunks``.
 Raw rows are dropped by whole chunks, and only where nothing is to be computed from them any more:
 the days they belong to are final and unmarked, and devices' days are made of them. From then on
 `raw_kept` says that those days stay as they are; numbers, lamp-nights and devices' days remain.
+
+With `reading_index` after-close the b-tree of a chunk of readings is built when its time is over,
+which costs less than half of keeping one up meanwhile. docs/decisions/0016.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -16,12 +20,13 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from ingest.capacity import chunk_interval
-from ingest.daily import DOMAINS
+from ingest.capacity import ReadingIndex, chunk_interval
+from ingest.domains import DOMAINS
 from ingest.errors import Unavailable
 from ingest.indicators.spans import day_span, from_us
 from ingest.kinds import KINDS
-from ingest.store import connect, device_days, driver_errors
+from ingest.store import chunks, connect, device_days, driver_errors
+from ingest.store.chunks import READINGS, Chunk, Method
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +40,14 @@ _MADE_AT_ONCE: Final = 50
 _STATEMENT_TIMEOUT: Final = "120s"
 # Any number, the same in every release: of several ingest processes one keeps the tables.
 _LOCK: Final = 0x6C696E6C6A
+# A chunk is closed when its time has been over for so long: what comes later pays for the b-tree.
+SETTLED_AFTER: Final = timedelta(minutes=15)
+# Indexes are built one after the other until so much time went by, then for this share of it.
+_BUILDING_S: Final = 1.0
+BUILDING_SHARE: Final = 0.2
 # A day lasts at most 25 hours.
 _DAY_MAX: Final = timedelta(hours=25)
 
-READINGS: Final = tuple(kind.readings.name for kind in KINDS.values())
 EVENTS: Final = tuple(kind.events.name for kind in KINDS.values() if kind.events is not None)
 # Who went through which gate is nobody's business after a quarter.
 DEFAULT_DAYS: Final[Mapping[str, float]] = {
@@ -58,6 +67,7 @@ class StorageKeeper:
         kept_days: Mapping[str, float],
         late_limit: timedelta,
         chunk: timedelta | None = None,
+        reading_index: ReadingIndex = "always",
     ) -> None:
         """Take what is configured.
 
@@ -66,6 +76,7 @@ class StorageKeeper:
             kept_days: For how long rows are kept, by table, where `DEFAULT_DAYS` is not meant.
             late_limit: How old a reading may be that is still taken.
             chunk: How long a chunk is; None: by the rate of the registered devices.
+            reading_index: When chunks of readings get their b-tree.
         """
         self._dsn = dsn
         self._kept = {
@@ -73,6 +84,8 @@ class StorageKeeper:
         }
         self._late_limit = late_limit
         self._chunk = chunk
+        self._reading_index: ReadingIndex = reading_index
+        self._build_at = datetime.min.replace(tzinfo=UTC)
         self._stopping = threading.Event()
         self._tidied_at = datetime.min.replace(tzinfo=UTC)
         # At start every day is looked at: some may be of the time before devices' days were made.
@@ -106,12 +119,14 @@ class StorageKeeper:
                 if not now - _TIDY_INTERVAL < self._tidied_at <= now:
                     self._tidy(conn, now)
                     self._tidied_at = now
-                make_ahead(conn, now)
+                make_ahead(conn, now, self._reading_index)
+                self._index(conn, now)
             finally:
                 conn.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
     def _tidy(self, conn: psycopg.Connection, now: datetime) -> None:
-        for table, interval in fitting(conn, self._kept, self._chunk).items():
+        intervals = fitting(conn, self._kept, self._chunk, self._reading_index)
+        for table, interval in intervals.items():
             if set_interval(conn, table, interval):
                 log.info("chunks change table=%s interval=%s", table, interval)
         while due := device_days.due(conn, self._first_day, _MADE_AT_ONCE):
@@ -128,9 +143,37 @@ class StorageKeeper:
                 if self._stopping.is_set():
                     return
 
+    def _index(self, conn: psycopg.Connection, now: datetime) -> None:
+        """Have chunks of readings indexed as they are to be, the oldest first, in pauses."""
+        stored = chunks.load(conn)
+        for chunk in stored:
+            if chunk.start <= now < chunk.end + SETTLED_AFTER and chunk.has("brin"):
+                chunks.summarise(conn, chunk)
+        if now < self._build_at:
+            return
+        begun = time.monotonic()
+        for chunk in stored:
+            method = self._method(chunk, now)
+            if not chunk.has(method):
+                which = (chunk.table, chunk.end, method)
+                if chunks.index(conn, chunk, method):
+                    log.info("chunk indexed table=%s end=%s method=%s", *which)
+                else:
+                    log.warning("chunk in use, indexed later table=%s end=%s method=%s", *which)
+                if self._stopping.is_set() or time.monotonic() - begun > _BUILDING_S:
+                    break
+        self._build_at = now + timedelta(seconds=time.monotonic() - begun) / BUILDING_SHARE
+
+    def _method(self, chunk: Chunk, now: datetime) -> Method:
+        is_open = chunk.end + SETTLED_AFTER > now
+        return "brin" if is_open and self._reading_index == "after-close" else "btree"
+
 
 def fitting(
-    conn: psycopg.Connection, kept: Mapping[str, timedelta], chunk: timedelta | None
+    conn: psycopg.Connection,
+    kept: Mapping[str, timedelta],
+    chunk: timedelta | None,
+    reading_index: ReadingIndex = "always",
 ) -> dict[str, timedelta]:
     """Return how long chunks of each reading table should be.
 
@@ -139,6 +182,7 @@ def fitting(
         kept: For how long rows of each table are kept.
         chunk: What is configured; None: by the rate of the registered devices, all classes
             together, and by the server's shared buffers.
+        reading_index: Whether the open chunk has a b-tree that is to fit into them.
     """
     if chunk is not None:
         return dict.fromkeys(READINGS, chunk)
@@ -150,7 +194,7 @@ def fitting(
         """
     ).fetchone()
     assert row is not None, "an aggregate always has a row"
-    return {table: chunk_interval(row[0], row[1], kept[table]) for table in READINGS}
+    return {table: chunk_interval(row[0], row[1], kept[table], reading_index) for table in READINGS}
 
 
 def set_interval(conn: psycopg.Connection, table: str, interval: timedelta) -> bool:
@@ -171,7 +215,9 @@ def set_interval(conn: psycopg.Connection, table: str, interval: timedelta) -> b
     return True
 
 
-def make_ahead(conn: psycopg.Connection, now: datetime) -> list[str]:
+def make_ahead(
+    conn: psycopg.Connection, now: datetime, reading_index: ReadingIndex = "always"
+) -> list[str]:
     """Make the chunk that is needed half an interval from now; return the tables that got one.
 
     A flush that has to make its chunk waits for locks and indexes; this one has time. Tables
@@ -197,7 +243,10 @@ def make_ahead(conn: psycopg.Connection, now: datetime) -> list[str]:
         {"now": now, "tables": [*READINGS, *EVENTS]},
     ).fetchall()
     for table, at in found:
-        _touch(conn, table, at)
+        with conn.transaction():
+            _touch(conn, table, at)
+            if reading_index == "after-close" and table in READINGS:
+                chunks.index_new(conn, table, at, "brin")
         made.append(table)
     return sorted(made)
 
@@ -221,15 +270,14 @@ def _touch(conn: psycopg.Connection, table: str, at: datetime) -> None:
     name = sql.Identifier(table)
     columns = [sql.Identifier(column) for column in ("device_id", "at", "received_at")]
     values = [sql.Literal(0), *[sql.Literal(at)] * 2, *[sql.Literal("")] * len(texts)]
-    with conn.transaction():
-        conn.execute(
-            sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-                name, sql.SQL(", ").join([*columns, *texts]), sql.SQL(", ").join(values)
-            )
+    conn.execute(
+        sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+            name, sql.SQL(", ").join([*columns, *texts]), sql.SQL(", ").join(values)
         )
-        conn.execute(
-            sql.SQL("DELETE FROM {} WHERE device_id = 0 AND at = {}").format(name, sql.Literal(at))
-        )
+    )
+    conn.execute(
+        sql.SQL("DELETE FROM {} WHERE device_id = 0 AND at = {}").format(name, sql.Literal(at))
+    )
 
 
 def drop_old(conn: psycopg.Connection, table: str, before: datetime) -> Iterator[datetime]:

@@ -24,7 +24,7 @@ from ingest.kinds import DEFAULT_RULES
 from ingest.presence import Presence
 from ingest.retention import StorageKeeper
 from ingest.rules import RuleBook, RuleError
-from ingest.store import connect, faults
+from ingest.store import chunks, connect, faults
 from ingest.telemetry import TelemetryWriter
 from ingest.writer import Common, FlushLimits, Writer
 
@@ -106,6 +106,7 @@ def run(config: Config) -> None:
         None
         if config.ingest.chunk_minutes is None
         else timedelta(minutes=config.ingest.chunk_minutes),
+        config.ingest.reading_index,
     )
     _work(config, (events, telemetry), {"days": keeper, "storage": storage})
 
@@ -115,6 +116,11 @@ def _prepare(config: Config) -> None:
         with connect(config.database.dsn, "start") as conn:
             migrate.check_schema(conn)
             faults.configure(conn, config.ingest.faults, config.ingest.holidays)
+            if config.ingest.reading_index != "always" and not chunks.may_index(conn):
+                raise OperatorError(
+                    "ingest.reading_index: the database's user may not index chunks, let a"
+                    " superuser GRANT CREATE ON SCHEMA _timescaledb_internal to it"
+                )
     except Unavailable as error:
         raise OperatorError(f"database does not answer: {error}") from None
 

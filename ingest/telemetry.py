@@ -12,13 +12,13 @@ import psycopg
 from edge_agent.kinds import Reading
 from edge_agent.messages import Lane
 from ingest import metrics
-from ingest.daily import days_over
+from ingest.days import days_over
 from ingest.indicators import lighting, spans
 from ingest.judge import Judged
 from ingest.kinds import DEVICE_SILENT, KINDS
 from ingest.presence import is_silent
 from ingest.projection import Delta, live_device
-from ingest.store import alerts, community_days, devices, lamp_nights, readings
+from ingest.store import alerts, chunks, community_days, devices, lamp_nights, readings
 from ingest.store.devices import Device
 from ingest.writer import Common, Stored, Writer
 
@@ -47,6 +47,7 @@ class TelemetryWriter(Writer):
     def __init__(self, **common: Unpack[Common]) -> None:
         """Start with nothing looked at."""
         super().__init__(**common)
+        self._indexed = chunks.Indexed()
         # Devices still to be looked at in this round; a city is no work for one tick.
         self._unchecked: list[int] = []
         # Lamps whose nights are still to be opened, and what the last ones were opened for.
@@ -118,7 +119,7 @@ class TelemetryWriter(Writer):
         """Restate dirty nights, open and close nights, notice silent devices."""
         if now - self._recomputed_at >= _RECOMPUTE_INTERVAL:
             self._recomputed_at = now
-            self._recompute(conn)
+            self._recompute(conn, now)
         if now - self._windows_opened_at >= _WINDOW_INTERVAL:
             self._windows_opened_at = now
             self._begin_windows(now)
@@ -131,11 +132,12 @@ class TelemetryWriter(Writer):
         if self._unchecked:
             self._check_silence(conn, now)
 
-    def _recompute(self, conn: psycopg.Connection) -> None:
+    def _recompute(self, conn: psycopg.Connection, now: datetime) -> None:
         with conn.transaction():
             if devices.registry_revision(conn) != self.registry.revision:
                 return  # what marked these nights may be a change not read yet
-            for device_id, night in lamp_nights.take_dirty(conn, _RECOMPUTED_AT_ONCE):
+            until = self._indexed.until(conn, now)
+            for device_id, night in lamp_nights.take_dirty(conn, _RECOMPUTED_AT_ONCE, until):
                 device = self.projection.device(device_id)
                 assert device is not None, "who has a night is registered"
                 state = self.projection.state(device_id)

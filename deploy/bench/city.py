@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 from psycopg import sql
 
-from ingest.daily import DOMAINS
+from ingest.domains import DOMAINS
 from ingest.durations import TOLD_BY_ALERTS
 from ingest.indicators.catalogue import INDICATORS
 from ingest.indicators.lighting_nights import UPTIME

@@ -28,7 +28,9 @@ from edge_agent.kinds.bin import BinReading
 from edge_agent.kinds.gate import GateReading
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import Telemetry, encode
-from ingest.daily import DOMAINS, Places, days_over, keep_day, running_interval
+from ingest.daily import keep_day, running_interval
+from ingest.days import Places, days_over
+from ingest.domains import DOMAINS
 from ingest.indicators import spans
 from ingest.judge import Limits, Received
 from ingest.kinds import DEFAULT_RULES, KINDS

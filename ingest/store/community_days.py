@@ -138,6 +138,7 @@ def due(
     *,
     running: timedelta,
     besides: Collection[DayKey] = (),
+    until: datetime | None = None,
 ) -> list[CommunityDay]:
     """Return what is to be computed now, what waited longest first.
 
@@ -149,6 +150,7 @@ def due(
         limit: How many at most.
         running: How often what runs is computed.
         besides: What is left out.
+        until: A day that ends later is not over, whatever the time; None: no day is held up.
     """
     with conn.cursor(row_factory=class_row(CommunityDay)) as cursor:
         return cursor.execute(
@@ -170,7 +172,7 @@ def due(
             """,
             {
                 "now": now,
-                "over": now - FINAL_AFTER,
+                "over": min(now - FINAL_AFTER, until or now),
                 "marked": MARKED_INTERVAL,
                 "running": running,
                 "limit": limit,

@@ -99,14 +99,27 @@ def mark_dirty(conn: Connection, nights: Iterable[NightKey]) -> None:
     )
 
 
-def take_dirty(conn: Connection, limit: int) -> list[NightKey]:
-    """Lock up to ``limit`` dirty nights and return them."""
+def take_dirty(conn: Connection, limit: int, until: datetime | None = None) -> list[NightKey]:
+    """Lock up to ``limit`` dirty nights and return them.
+
+    Args:
+        conn: In a transaction.
+        limit: How many.
+        until: Nights of which readings may be younger wait; None: none does.
+    """
     rows = conn.execute(
         """
-        SELECT device_id, night FROM lamp_night WHERE dirty
-        ORDER BY device_id, night LIMIT %s FOR UPDATE SKIP LOCKED
+        SELECT n.device_id, n.night
+        FROM lamp_night AS n
+        JOIN device AS d ON d.id = n.device_id
+        WHERE n.dirty
+          AND n.due_to + d.reporting_period_s * %(periods)s * interval '1 second'
+              <= coalesce(%(until)s, 'infinity'::timestamptz)
+        ORDER BY n.device_id, n.night
+        LIMIT %(limit)s
+        FOR UPDATE OF n SKIP LOCKED
         """,
-        (limit,),
+        {"limit": limit, "until": until, "periods": lighting.SILENCE_PERIODS},
     ).fetchall()
     return [(device_id, night) for device_id, night in rows]
 

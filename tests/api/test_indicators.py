@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from ingest.indicators import security
 from ingest.indicators.catalogue import INDICATORS
-from ingest.store import faults
+from ingest.store import chunks, connect, faults
 from tests.api.conftest import NOW, Api, insert_alert
 
 AREAS = "/api/v1/areas"
@@ -438,6 +438,17 @@ async def test_bins_are_listed_by_when_they_will_be_full(own_city: Api) -> None:
     # Only bins have one.
     lamp = await own_city.client("wang").get("/api/v1/devices/c01-lamp-001/forecast")
     assert lamp.status_code == 404
+
+
+async def test_forecast_is_the_same_while_its_chunks_have_no_b_tree(own_city: Api) -> None:
+    store_levels(own_city, "c01-bin-001", *range(10, 90, 2))
+    forecast = "/api/v1/devices/c01-bin-001/forecast"
+    indexed = (await own_city.client("wang").get(forecast)).json()
+    assert indexed["readings"] == 40
+    with connect(own_city.dsn, "test") as conn:
+        for chunk in chunks.load(conn, ["reading_bin"])[::-1]:
+            assert chunks.index(conn, chunk, "brin")
+            assert (await own_city.client("wang").get(forecast)).json() == indexed
 
 
 async def test_pages_of_bins_go_from_the_fullest_on(own_city: Api) -> None:

@@ -60,9 +60,33 @@ def test_chunk_is_the_longest_whose_index_fits_into_memory() -> None:
 
 
 @pytest.mark.parametrize("days", [1, 10, 30, 400, 900])
-def test_no_table_has_more_than_a_thousand_chunks(days: int) -> None:
+@pytest.mark.parametrize("reading_index", ["always", "after-close"])
+def test_no_table_has_more_than_a_thousand_chunks(
+    days: int, reading_index: capacity.ReadingIndex
+) -> None:
     kept = timedelta(days=days)
-    assert kept / chunk_interval(100_000, 2**27, kept) <= capacity.CHUNKS_MAX
+    found = chunk_interval(100_000, 2**27, kept, reading_index)
+    assert kept / found <= capacity.CHUNKS_MAX
+
+
+def test_chunk_whose_index_is_built_later_is_an_hour_whatever_the_memory() -> None:
+    hour = timedelta(hours=1)
+    for rate in (0.0, 1.0, 33_520.0, 100_000.0):
+        for memory in (2**27, 2**33):
+            assert chunk_interval(rate, memory, DAY, "after-close") == hour
+
+
+def test_index_built_later_changes_nothing_but_the_open_chunk() -> None:
+    always = estimate(city_of(1_005_600, 30, 1, capacity.EQUIPMENT))
+    later = estimate(city_of(1_005_600, 30, 1, capacity.EQUIPMENT, "after-close"))
+    assert later.chunk == always.chunk == timedelta(hours=1)
+    assert always.open_index_bytes == pytest.approx(33_520 * 3_600 * capacity.INDEX_BYTES, rel=1e-5)
+    assert later.open_index_bytes < always.open_index_bytes / 10_000
+    # All chunks but one are as they were.
+    saved = always.index_bytes - later.index_bytes
+    assert saved == pytest.approx(always.open_index_bytes - later.open_index_bytes)
+    assert later.shared_buffers_bytes < always.shared_buffers_bytes
+    assert (later.row_bytes, later.chunks) == (always.row_bytes, always.chunks)
 
 
 def test_beijing_is_told_as_the_arithmetic_has_it() -> None:
@@ -125,6 +149,15 @@ def test_command_tells_what_devices_take() -> None:
     assert "2,514.0/s" in told["messages"]
     for name in ("raw readings", "WAL", "lamp-nights", "area days", "memory", "chunk interval"):
         assert any(char.isdigit() for char in told[name]), name
+
+
+def test_command_tells_what_an_index_built_later_saves() -> None:
+    asked = ["capacity", "--devices", "1005600", "--reading-index"]
+    always, later = (
+        CliRunner().invoke(app, [*asked, setting]).output for setting in ("always", "after-close")
+    )
+    assert "4.9 GB of index, always" in always
+    assert "241.3 kB of index, after-close" in later
 
 
 @pytest.mark.parametrize("kinds", ["lamp", "lamp=", "tram=3", "lamp=0", "lamp=nan", "lamp=-1", ""])

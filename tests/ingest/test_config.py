@@ -70,6 +70,16 @@ def test_tables_are_kept_as_usual_but_for_those_that_are_named(file: Path) -> No
     assert read(file, text).ingest.retention_days == {"reading_lamp": 45}
 
 
+def test_index_of_readings_is_built_as_they_come_or_when_their_chunk_is_closed(file: Path) -> None:
+    def text(value: str) -> str:
+        return GOOD.replace("[ingest]\n", f'[ingest]\nreading_index = "{value}"\n')
+
+    assert read(file, GOOD).ingest.reading_index == "always"
+    assert read(file, text("after-close")).ingest.reading_index == "after-close"
+    (problem,) = problems(file, text("never"))
+    assert "ingest.reading_index: 'never': input should be 'always' or 'after-close'" in problem
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

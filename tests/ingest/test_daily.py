@@ -15,9 +15,10 @@ import pytest
 from edge_agent.kinds.bin import BinReading, DepositEvent
 from edge_agent.kinds.gate import GateEvent, GateReading
 from edge_agent.kinds.lamp import LampReading
-from ingest import daily
+from ingest import daily, days
 from ingest.daily import DailyKeeper
-from ingest.store import claim, connect, faults
+from ingest.domains import DOMAINS
+from ingest.store import chunks, claim, community_days, connect, faults
 from ingest.store.devices import load_registry
 from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
 from tests.services import Broker
@@ -68,7 +69,7 @@ def lamp_hour(bench: Bench, seq: int, start: datetime, *, fault: str | None = No
 
 def verify(bench: Bench) -> tuple[int, list[str]]:
     with connect(bench.dsn, "test") as conn:
-        compared, differences = daily.verify(
+        compared, differences = days.verify(
             conn, DAY - timedelta(days=3), DAY + timedelta(days=3), lambda done, of: None
         )
     return compared, [str(one) for one in differences]
@@ -114,12 +115,33 @@ def test_late_reading_restates_and_the_history_is_kept(bench: Bench) -> None:
     assert numbers(bench, "lighting-uptime")[0]["revision"] == 2
 
 
+def test_day_is_computed_as_far_as_its_readings_are_indexed(bench: Bench) -> None:
+    lamp_hour(bench, 1, MIDNIGHT + 2 * HOUR)
+    lamp_hour(bench, 2, MIDNIGHT + 20 * HOUR)
+    now = datetime.now(UTC)
+    with connect(bench.dsn, "test") as conn:
+        first, second = chunks.load(conn)
+        assert first.end == second.start < MIDNIGHT + 20 * HOUR
+        assert chunks.index(conn, second, "brin")
+    keep(bench, now)
+    (together, *_) = numbers(bench, "equipment-good")
+    assert (together["good"], together["status"]) == (90 * 60 * 10**6, "provisional")
+    # Of what begins later nothing is said yet.
+    assert numbers(bench, "equipment-good", DAY + timedelta(days=1)) == []
+    with connect(bench.dsn, "test") as conn:
+        assert chunks.index(conn, chunks.load(conn)[1], "btree")
+    keep(bench, now + MINUTE)
+    (together, *_) = numbers(bench, "equipment-good")
+    assert (together["good"], together["status"]) == (180 * 60 * 10**6, "final")
+    assert verify(bench)[1] == []
+
+
 def test_mark_made_while_a_day_is_computed_stays(bench: Bench) -> None:
     lamp_hour(bench, 1, MIDNIGHT + 20 * HOUR)
     now = datetime.now(UTC)
     with connect(bench.dsn, "test") as conn:
-        places = daily.Places(load_registry(conn))
-        due = daily.community_days.due(conn, now, 100, running=HOUR)
+        places = days.Places(load_registry(conn))
+        due = community_days.due(conn, now, 100, running=HOUR)
         conn.execute("UPDATE community_day SET marks = marks + 1")
         for day in due:
             daily.keep_day(conn, places, day, now)
@@ -152,7 +174,7 @@ def test_running_day_is_opened_and_brought_up_to_date(bench: Bench) -> None:
     now = MIDNIGHT + 20 * HOUR
     keep(bench, now)
     opened = bench.rows("SELECT domain, status FROM community_day ORDER BY domain")
-    assert [row["domain"] for row in opened] == sorted(daily.DOMAINS)
+    assert [row["domain"] for row in opened] == sorted(DOMAINS)
     assert {row["status"] for row in opened} == {"provisional"}
     (installed,) = numbers(bench, "lamps-installed")
     assert installed["status"] == "provisional"

@@ -23,8 +23,8 @@ from deploy.services import Postgres
 from edge_agent.kinds.lamp import LampReading
 from ingest.indicators.spans import day_span, from_us
 from ingest.retention import EVENTS, READINGS
-from ingest.store import device_days
-from tests.ingest.community import Bench, feed
+from ingest.store import chunks, connect, device_days
+from tests.ingest.community import Bench, feed, found
 from tests.services import OWNER, Broker, until
 
 NOW = datetime.now(UTC)
@@ -206,6 +206,43 @@ async def test_page_of_history_reads_the_newest_chunks_alone(town: str) -> None:
         if node.get("Relation Name", "").startswith("_hyper_") and node["Actual Loops"]
     ]
     assert 1 <= len(run) <= 6
+
+
+async def test_open_chunk_without_b_tree_is_read_by_time_and_closed_ones_by_device(
+    database: str,
+) -> None:
+    found(database, in_service_from=NOW - 30 * DAY)
+    start = NOW.replace(hour=0, minute=0, second=0, microsecond=0) - 2 * DAY
+    with connect(database, "test") as conn:
+        conn.execute(
+            """
+            INSERT INTO reading_lamp (at, received_at, device_id, power_w)
+            SELECT at, at, device_id, 40
+            FROM generate_series(%s, %s, interval '15 minutes') AS at,
+                 generate_series(1, 500) AS device_id
+            ORDER BY at  -- as they come
+            """,
+            (start, start + 2 * DAY - timedelta(minutes=15)),
+        )
+        _, written = chunks.load(conn)
+        assert chunks.index(conn, written, "brin")
+        conn.execute("ANALYZE reading_lamp")
+    hour = (written.start + DAY / 2, written.start + DAY / 2 + timedelta(hours=1))
+    async with await explained(database) as conn:
+        device = await devices._find(conn, SCOPE, "c01-lamp-001")  # pyright: ignore[reportPrivateUsage]
+        for during, rows in ((hour, 4), ((start, NOW), 192)):
+            read = await devices._readings(  # pyright: ignore[reportPrivateUsage]
+                conn, SCOPE, "lamp", device["id"], during, 0, 1_000
+            )
+            assert len(read) == rows
+    by_hour, by_days = [one for one in _PLANS if of_readings([one])]
+    (scan,) = [node for node in nodes(by_hour) if node.get("Relation Name") == written.name]
+    assert scan["Node Type"] == "Bitmap Heap Scan"
+    # The plan is that of a few ranges of pages, not of all of them.
+    assert scan["Lossy Heap Blocks"] <= 2 * 128
+    closed = [kind for kind, name in scans([by_days]) if name not in (written.name, "device")]
+    assert closed
+    assert not any(kind == "Seq Scan" for kind in closed), closed
 
 
 def test_every_reading_table_has_one_index_and_no_trigger(town: str) -> None:

@@ -13,9 +13,10 @@ import pytest
 from edge_agent.kinds.bin import BinReading
 from edge_agent.kinds.gate import GateEvent, GateReading
 from edge_agent.kinds.lamp import LampReading
-from ingest import daily, retention
+from ingest import days, retention
 from ingest.capacity import CHUNKS_MAX
-from ingest.daily import DOMAINS, DailyKeeper
+from ingest.daily import DailyKeeper
+from ingest.domains import DOMAINS
 from ingest.indicators.spans import day_span, from_us
 from ingest.kinds import KINDS
 from ingest.maintenance import add_maintenance
@@ -114,7 +115,7 @@ def test_old_chunks_go_and_numbers_stay(bench: Bench) -> None:
     keep_days(bench)
     assert numbers(bench) == before
     with connect(bench.dsn, "test") as conn:
-        compared, differences = daily.verify(conn, DAYS[0], NOW.date() + DAY, lambda done, of: None)
+        compared, differences = days.verify(conn, DAYS[0], NOW.date() + DAY, lambda done, of: None)
     assert (compared > 0, differences) == (True, [])
 
 

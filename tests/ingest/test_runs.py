@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.kinds import gate
-from ingest import daily
+from ingest import domains
 from ingest.indicators import lighting, lighting_nights, refuse
 from ingest.indicators import spans as exact
 from ingest.indicators.spans import Span, from_us
@@ -190,8 +190,8 @@ def test_energy_is_that_of_all_readings(
         Subject(number, "lamp", "c01", ((in_service_from, DAY[1]),), (), whole, 30 * MINUTE)
         for number in (1, 2)
     ]
-    scene = daily.Scene(conn, "c01", (), whole, DAY[1])
-    used = daily.energy(scene, some, {1: RATED_W, 2: RATED_W})
+    scene = domains.Scene(conn, "c01", (), whole, DAY[1])
+    used = domains.energy(scene, some, {1: RATED_W, 2: RATED_W})
     for one in some:
         mine = [
             lighting_nights.LampReading(row.at_us, row.lit, row.power_w, row.energy_kwh)
@@ -220,8 +220,8 @@ def test_few_levels_say_as_much_as_all(
 ) -> None:
     store(conn, "bin", rows)
     some = subjects("bin", SILENCES)
-    scene = daily.Scene(conn, "c01", (), DAY, until)
-    few = daily.levels_of(scene, some, used=())
+    scene = domains.Scene(conn, "c01", (), DAY, until)
+    few = domains.levels_of(scene, some, used=())
     every = {
         one.device_id: [
             refuse.Level(row.at_us, row.fill_pct, row.stream)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.daily import DOMAINS
+from ingest.domains import DOMAINS
 from ingest.indicators import docs
 from ingest.indicators.catalogue import INDICATORS, SOURCES
 from ingest.indicators.definition import Definition
