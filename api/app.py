@@ -46,7 +46,8 @@ from api.live import Hub
 from api.metrics import Metrics
 from api.paging import Cursors
 from api.people import Passwords, new_token
-from api.state import Clock, Services, check_schema, make_pool
+from api.replica import Replica, wrote, wrote_cookie
+from api.state import Clock, Pool, Services, check_schema, make_pool
 from api.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ def create_app(
         metrics=metrics,
         hub=Hub(pool, clock, metrics, config.broker, _tls(config), devices_max=devices_max),
         cursors=Cursors(new_token().encode()),
+        replica=_replica(config, pool, metrics),
     )
 
     @asynccontextmanager
@@ -111,14 +113,21 @@ def create_app(
                 row = await cursor.fetchone()
                 assert row is not None, "the first migration makes the row"
                 parts.cursors = Cursors(row[0])
-            hub = asyncio.create_task(parts.hub.run(), name="hub")
-            hub.add_done_callback(lambda task: _report(task, on_failure))
+            living = [asyncio.create_task(parts.hub.run(), name="hub")]
+            if parts.replica is not None:
+                await parts.replica.pool.open()
+                living.append(asyncio.create_task(parts.replica.run(), name="replica"))
+            for task in living:
+                task.add_done_callback(lambda task: _report(task, on_failure))
             try:
                 yield
             finally:
-                hub.cancel()
-                await asyncio.wait([hub], timeout=_STOP_S)
+                for task in living:
+                    task.cancel()
+                await asyncio.wait(living, timeout=_STOP_S)
         finally:
+            if parts.replica is not None:
+                await parts.replica.pool.close()
             await pool.close()
 
     app = App(
@@ -147,6 +156,14 @@ def create_app(
     app.include_router(health.router)
     app.router.default = Console(static, app.router.default)
     return app
+
+
+def _replica(config: Config, primary: Pool, metrics: Metrics) -> Replica | None:
+    database = config.database
+    if database.replica is None:
+        return None
+    dsn = database.replica.get_secret_value()
+    return Replica(dsn, database.replica_lag_limit_s, primary, metrics)
 
 
 def _description(app: FastAPI) -> APIRouter:
@@ -195,7 +212,7 @@ def _tls(config: Config) -> ssl.SSLContext:
 def _report(task: "asyncio.Task[None]", on_failure: Callable[[], None]) -> None:
     if task.cancelled():
         return
-    log.critical("live hub ended", exc_info=task.exception())
+    log.critical("%s ended", task.get_name(), exc_info=task.exception())
     on_failure()
 
 
@@ -255,6 +272,7 @@ class Envelope:
         }
         if config.api.secure:
             self._headers["Strict-Transport-Security"] = "max-age=31536000"
+        self._wrote_cookie = wrote_cookie(config)
 
     @classmethod
     def around(cls, config: Config, metrics: Metrics) -> Callable[[ASGIApp], ASGIApp]:
@@ -274,7 +292,10 @@ class Envelope:
 
         async def send_dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._dress(MutableHeaders(scope=message), request_id, scope["path"])
+                headers = MutableHeaders(scope=message)
+                self._dress(headers, request_id, scope["path"])
+                if self._wrote_cookie and wrote(scope["method"], message["status"]):
+                    headers.append("Set-Cookie", self._wrote_cookie)
                 self._count(scope, message["status"], time.perf_counter() - started_s)
             await send(message)
 

@@ -11,9 +11,10 @@ from api.auth import Person
 from api.overview import Area, Overview, read_overview
 from api.paging import link_next
 from api.places import Place, find_area
+from api.replica import Lagging, reads
 from api.state import services
 
-router = APIRouter(tags=["areas"])
+router = APIRouter(tags=["areas"], route_class=Lagging)
 
 
 @router.get("/areas")
@@ -28,7 +29,7 @@ async def list_areas(
     asked = ("areas", person.path)
     after = parts.cursors.read_text(question.cursor, asked)
     async with (
-        parts.pool.connection() as conn,
+        reads(request).connection() as conn,
         conn.cursor(row_factory=class_row(Place)) as cursor,
     ):
         await cursor.execute(

@@ -18,6 +18,7 @@ from api.errors import Problem
 from api.overview import DeviceState
 from api.paging import link_next
 from api.places import find_area, is_id
+from api.replica import Lagging, reads
 from api.scope import Scope
 from api.state import Connection, services
 from ingest.indicators.refuse import Forecast, Level, forecast
@@ -61,7 +62,7 @@ class BinQuestion(Question):
     cursor: str | None = Field(default=None, max_length=1_000)
 
 
-router = APIRouter(tags=["bins"])
+router = APIRouter(tags=["bins"], route_class=Lagging)
 
 
 @router.get("/devices/{device}/forecast")
@@ -70,7 +71,7 @@ async def get_forecast(device: str, person: Person, request: Request) -> BinFore
     if not is_id(device):
         raise Problem("not_found")
     parts = services(request)
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         async with conn.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
                 """
@@ -105,7 +106,7 @@ async def list_bins(
     if question.cursor is not None:
         told, last = parts.cursors.read(question.cursor, asked)
         fill, device = float(told), str(last)
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         place = await find_area(conn, person.scope, area)
         async with conn.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(

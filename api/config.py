@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final, cast
 from urllib.parse import urlsplit
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -44,10 +47,39 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Database(_Section):
-    """Where the database is."""
+def _conninfo(value: SecretStr) -> SecretStr:
+    try:
+        conninfo_to_dict(value.get_secret_value())
+    except ProgrammingError:
+        # Never the text itself, it may hold a password.
+        raise ValueError("not a PostgreSQL connection string") from None
+    return value
 
-    dsn: SecretStr = Field(min_length=1)
+
+def _writable(value: SecretStr) -> SecretStr:
+    """Refuse a connection string by which one could come to write to a standby."""
+    told = conninfo_to_dict(_conninfo(value).get_secret_value())
+    several = "," in str(told.get("host") or told.get("hostaddr") or "")
+    if several and told.get("target_session_attrs") not in ("read-write", "primary"):
+        raise ValueError("several hosts need target_session_attrs=read-write")
+    return value
+
+
+Dsn = Annotated[SecretStr, Field(min_length=1)]
+
+
+class Database(_Section):
+    """Where the database is: libpq connection strings or URLs.
+
+    A primary and its standby are several hosts in one ``dsn``. ``replica`` is for reads that may be
+    ``replica_lag_limit_s`` late; it may be the standby of the same pair.
+    """
+
+    dsn: Annotated[Dsn, AfterValidator(_writable)]
+    replica: Annotated[Dsn, AfterValidator(_conninfo)] | None = None
+    replica_lag_limit_s: float = Field(
+        default=5, gt=0, le=3_600, description="beyond it all reads go to the primary"
+    )
 
 
 class BrokerAddress(_Section):

@@ -28,6 +28,7 @@ from api.kinds import KINDS
 from api.overview import DeviceState
 from api.paging import link_next
 from api.places import find_area, is_id
+from api.replica import Lagging, reads
 from api.scope import Scope
 from api.state import Connection, services
 from ingest.kinds import KINDS as STORED_KINDS
@@ -97,7 +98,7 @@ class DeviceQuestion(PageQuestion):
     q: SearchText | None = Field(default=None, description="part of an id or a name")
 
 
-router = APIRouter(tags=["devices"])
+router = APIRouter(tags=["devices"], route_class=Lagging)
 
 
 @router.get("/devices")
@@ -112,7 +113,7 @@ async def list_devices(
     filters = question.model_dump(exclude={"limit", "cursor"})
     asked = ("devices", person.path, *filters.values())
     after = parts.cursors.read_text(question.cursor, asked)
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         area = await find_area(conn, person.scope, question.area or person.area)
         async with conn.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
@@ -153,7 +154,7 @@ async def list_devices(
 @router.get("/devices/{device}")
 async def get_device(device: str, person: Person, request: Request) -> DeviceDetail:
     """Return one device."""
-    async with services(request).pool.connection() as conn:
+    async with reads(request).connection() as conn:
         row = await _find(conn, person.scope, device)
     if row["kind"] != "lamp":
         row["programme"] = None
@@ -181,7 +182,7 @@ async def get_device_history(
     check_range(start, end)
     # Without bounds in the question the cursor alone says where a page goes on.
     asked = ("history", person.path, device, question.from_, question.to)
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         found = await _find(conn, person.scope, device)
         skip, resumed_at = 0, None
         if question.cursor is not None:

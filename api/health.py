@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the api lives, whether it can do its work, and its figures. No log-in needed."""
 
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 import psycopg
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from psycopg_pool import PoolTimeout
+from pydantic import Field
 
 from api.answers import Answer
 from api.auth import OPEN, FromAddress, Public
 from api.errors import Problem, SchemaError
+from api.replica import Status
 from api.state import check_schema, services
 
 router = APIRouter(tags=["operation"])
@@ -24,11 +27,25 @@ class Alive(Answer):
     status: Literal["ok"] = "ok"
 
 
+class ReplicaHealth(Answer):
+    """The replica for reads: unless it is ``ok``, the primary serves them all.
+
+    ``away``: it does not answer. ``lagging``: it is further behind than allowed. ``schema``: it has
+    not received the latest migration. ``foreign``: it is no standby of this primary. ``unknown``:
+    the primary was not there to be compared with.
+    """
+
+    status: Status
+    lag_s: float | None = Field(description="all that was committed so long ago is there")
+    lag_bytes: int | None
+
+
 class Ready(Answer):
-    """What the api needs is there."""
+    """What the api needs is there; it is ready without its replica."""
 
     status: Literal["ok"] = "ok"
     checks: dict[str, Check]
+    replica: ReplicaHealth | None = Field(description="null: none is configured")
 
 
 @router.get("/livez", dependencies=[Depends(Public())], openapi_extra=OPEN)
@@ -54,9 +71,11 @@ async def get_readyz(request: Request) -> Ready:
             checks["schema"] = "ok"
     except (psycopg.OperationalError, PoolTimeout, SchemaError):
         pass  # the checks say it
+    replica = None if parts.replica is None else ReplicaHealth(**asdict(parts.replica.health))
     if "failed" in checks.values():
-        raise Problem("unavailable", extra={"checks": checks}, headers={"Retry-After": "5"})
-    return Ready(checks=checks)
+        told = {"checks": checks, "replica": None if replica is None else replica.model_dump()}
+        raise Problem("unavailable", extra=told, headers={"Retry-After": "5"})
+    return Ready(checks=checks, replica=replica)
 
 
 @router.get("/metrics", response_class=Response, include_in_schema=False)

@@ -21,6 +21,7 @@ from api.auth import Person
 from api.errors import FieldError, Problem
 from api.kinds import KINDS
 from api.places import is_id
+from api.replica import Lagging, reads
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest.indicators.spans import day_of, day_span, from_us, to_us
@@ -101,7 +102,7 @@ class _Row:
     greatest: list[float | None]
 
 
-router = APIRouter(tags=["devices"])
+router = APIRouter(tags=["devices"], route_class=Lagging)
 
 
 @router.get("/devices/{device}/history/summary")
@@ -122,7 +123,7 @@ async def get_device_summary(
     if end - start > longest:
         error = FieldError("/query/from", "range.too_long", {"max_days": longest.days})
         raise Problem("request.invalid", errors=[error])
-    async with parts.pool.connection() as conn, consistent(conn):
+    async with reads(request).connection() as conn, consistent(conn):
         found = await _find(conn, person.scope, device)
         if found.kind not in KINDS:  # of a newer release
             items: list[HistoryPoint] = []

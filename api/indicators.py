@@ -17,6 +17,7 @@ from api.answers import Answer, Day, Instant, Question, check_days
 from api.auth import Person
 from api.errors import Problem
 from api.places import Place, find_area
+from api.replica import Lagging, reads
 from api.scope import Scope
 from api.state import services
 from ingest import numbers
@@ -217,7 +218,7 @@ class IndicatorQuestion(WindowQuestion):
     kind: str | None = Field(default=None, max_length=40, description="one device class only")
 
 
-router = APIRouter(tags=["indicators"])
+router = APIRouter(tags=["indicators"], route_class=Lagging)
 
 
 @router.get("/indicators")
@@ -233,7 +234,7 @@ async def get_indicators(
 ) -> IndicatorTable:
     """Return every indicator of an area over one time."""
     parts = services(request)
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         place = await find_area(conn, person.scope, area)
         asked = ask(place, person.scope, question, "total", parts.clock())
         definitions = list(INDICATORS.values())
@@ -266,7 +267,7 @@ async def get_indicator(
 ) -> IndicatorSeries:
     """Return an indicator of an area; for lighting a day is the night that begins on it."""
     parts = services(request)
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         place = await find_area(conn, person.scope, area)
         definition = _known(indicator_id)
         by: StoredBy = "day" if question.by == "night" else question.by
@@ -297,7 +298,7 @@ async def get_revisions(
     Where alerts are hidden from a role, nothing of counts that would tell of them.
     """
     parts = services(request)
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         place = await find_area(conn, person.scope, area)
         definition = _known(indicator_id)
         asked = ask(place, person.scope, question, "total", parts.clock())

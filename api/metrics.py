@@ -53,6 +53,27 @@ class Metrics:
             "1 while the live topic is subscribed.",
             registry=self._registry,
         )
+        self.replica_used = Gauge(
+            "linli_api_replica_used",
+            "1 while the replica serves reads, 0 while the primary serves all.",
+            registry=self._registry,
+        )
+        self.replica_lag_s = Gauge(
+            "linli_api_replica_lag_seconds",
+            "All that was committed so long ago is on the replica; NaN: not known.",
+            registry=self._registry,
+        )
+        self.replica_lag_bytes = Gauge(
+            "linli_api_replica_lag_bytes",
+            "Of the primary's log, not replayed on the replica; NaN: not known.",
+            registry=self._registry,
+        )
+        self.replica_retries = Counter(
+            "linli_api_replica_retries",
+            "Reads that failed on the replica and were asked of the primary, by SQLSTATE.",
+            ("sqlstate",),
+            registry=self._registry,
+        )
         build = Gauge("linli_build_info", "Always 1.", ("part", "version"), registry=self._registry)
         build.labels("api", VERSION).set(1)
 

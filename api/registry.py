@@ -25,6 +25,7 @@ from api.answers import Answer, Question, Scalar, rfc3339
 from api.auth import Allow
 from api.errors import FieldError, Problem
 from api.people import Principal
+from api.replica import Lagging, reads_dsn
 from api.state import Connection, services
 from api.uploads import Upload, read_uploads
 from ingest.errors import Mistake, RegistryError
@@ -104,7 +105,7 @@ class ExportQuestion(Question):
     table: list[Table] = Field(default_factory=list[Table], max_length=len(NAMES))
 
 
-router = APIRouter(tags=["registry"])
+router = APIRouter(tags=["registry"], route_class=Lagging)
 
 
 @router.post(
@@ -163,7 +164,7 @@ async def export_registry(
     """
     if form not in _MEDIA_TYPES:
         raise Problem("not_found")
-    dsn = services(request).config.database.dsn.get_secret_value()
+    dsn = reads_dsn(request)
     content = downloads.scratch()
     async with _AT_ONCE:
         await asyncio.to_thread(_export, dsn, person.path, form, question.table, content)

@@ -14,6 +14,7 @@ from api.answers import Question
 from api.auth import Person
 from api.errors import Problem
 from api.places import find_area
+from api.replica import Lagging, reads
 from api.state import consistent, services
 from ingest.errors import OperatorError
 from ingest.indicators.definition import Language
@@ -31,7 +32,7 @@ class ReportQuestion(Question):
     language: Language = "zh-CN"
 
 
-router = APIRouter(tags=["reports"])
+router = APIRouter(tags=["reports"], route_class=Lagging)
 
 
 @router.get("/areas/{area}/reports/{file}", response_class=StreamingResponse)
@@ -48,7 +49,7 @@ async def get_report(
         raise Problem("not_found")
     parts = services(request)
     now = parts.clock()
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         place = await find_area(conn, person.scope, area)
         async with consistent(conn):
             try:

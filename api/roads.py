@@ -12,6 +12,7 @@ from api.answers import ROWS_DEFAULT, ROWS_MAX, Answer
 from api.auth import Person
 from api.indicators import WindowQuestion, ask
 from api.places import find_area
+from api.replica import Lagging, reads
 from api.state import services
 from ingest.store import road_nights
 
@@ -51,7 +52,7 @@ class RoadQuestion(WindowQuestion):
     limit: int = Field(default=ROWS_DEFAULT, ge=1, le=ROWS_MAX)
 
 
-router = APIRouter(tags=["indicators"])
+router = APIRouter(tags=["indicators"], route_class=Lagging)
 
 
 @router.get("/areas/{area}/roads")
@@ -60,7 +61,7 @@ async def list_roads(
 ) -> Roads:
     """List roads, the worst first: over their limit most often, then perhaps so, then darkest."""
     parts = services(request)
-    async with parts.pool.connection() as conn:
+    async with reads(request).connection() as conn:
         place = await find_area(conn, person.scope, area)
         asked = ask(place, person.scope, question, "total", parts.clock())
         roads = await road_nights.worst(

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from api.metrics import Metrics
     from api.paging import Cursors
     from api.people import Passwords
+    from api.replica import Replica
 
 Connection = AsyncConnection[Any]  # Any: each query names its own row
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
@@ -32,7 +34,10 @@ Clock = Callable[[], datetime]
 
 @dataclass(slots=True)
 class Services:
-    """The parts a request may use. ``cursors`` gets the installation's key at start."""
+    """The parts a request may use. ``cursors`` gets the installation's key at start.
+
+    ``pool`` is the primary's; a route that reads from elsewhere asks `api.replica.reads`.
+    """
 
     config: Config
     clock: Clock
@@ -42,6 +47,7 @@ class Services:
     metrics: Metrics
     hub: Hub
     cursors: Cursors
+    replica: Replica | None = None
 
 
 def services(request: Request) -> Services:
@@ -49,29 +55,35 @@ def services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-def make_pool(dsn: str) -> Pool:
+def make_pool(
+    dsn: str, *, name: str = "linli-api", min_size: int = 1, timeout_s: float = 5
+) -> Pool:
     """Return the pool, still closed: open it in the running loop.
 
     Every connection has bounded waits, is checked before use and lives at most ten minutes.
+    ``timeout_s`` is how long a request waits for one.
     """
     return AsyncConnectionPool(
         dsn,
         kwargs={
             "autocommit": True,
-            "application_name": "linli-api",
-            "connect_timeout": 5,
+            "application_name": name,
+            # Of each host, where several are named: the first of them may be the lost one.
+            "connect_timeout": conninfo_to_dict(dsn).get("connect_timeout") or 5,
+            # A machine that is lost says nothing: what it never confirmed ends the connection.
+            "tcp_user_timeout": 10_000,
             "options": "-c statement_timeout=5s -c lock_timeout=2s -c timezone=UTC"
             " -c idle_in_transaction_session_timeout=10s"
             # A plan that suits every area suits none: one cell and a city are too far apart.
             " -c plan_cache_mode=force_custom_plan",
         },
-        min_size=1,
+        min_size=min_size,
         max_size=10,
-        timeout=5,
+        timeout=timeout_s,
         max_lifetime=600,
         check=AsyncConnectionPool.check_connection,
         open=False,
-        name="linli-api",
+        name=name,
     )
 
 

@@ -297,6 +297,13 @@ POSTGRES_SETTINGS: Mapping[str, str] = {
     "lc_messages": "C",
     "log_line_prefix": "%m [%p] %u@%d ",
     "logging_collector": "off",
+    # Of a pair both have the same, for either may become the other. docs/decisions/0014.
+    "hot_standby_feedback": "on",
+    "max_standby_streaming_delay": "2s",
+    "max_slot_wal_keep_size": "4GB",
+    "wal_sender_timeout": "10s",
+    "wal_receiver_timeout": "10s",
+    "wal_retrieve_retry_interval": "1s",
 }
 SMALL: Mapping[str, str] = {"shared_buffers": "256MB", "max_wal_size": "1GB"}
 
@@ -354,8 +361,11 @@ class Postgres:
             _SUPERUSER,
             "".join(f"{key} = '{value}'\n" for key, value in lines.items()),
         )
+        rule = f"{HOST}/32 scram-sha-256"
         self.userland.give(
-            self.folder / "pg_hba.conf", _SUPERUSER, f"host all all {HOST}/32 scram-sha-256\n"
+            self.folder / "pg_hba.conf",
+            _SUPERUSER,
+            f"host all all {rule}\nhost replication {_SUPERUSER} {rule}\n",
         )
         self.userland.give(self.folder / "pg_ident.conf", _SUPERUSER, "")
         program = [f"{_POSTGRES_BIN}/postgres", "-c", f"config_file={INSIDE}/postgresql.conf"]
@@ -384,6 +394,62 @@ class Postgres:
         self.process.popen.send_signal(signal.SIGQUIT)
         self.process.popen.wait()
 
+    def follow(self, primary: Postgres, name: str) -> None:
+        """Become a standby of a running server: copy it now, stream from it after `start`.
+
+        Args:
+            primary: Keeps what this server has not received, up to ``max_slot_wal_keep_size``.
+            name: How the primary knows this server; letters, digits, underscores.
+
+        Raises:
+            ServiceError: The copy failed.
+        """
+        self.userland.own(self.folder, _SUPERUSER)
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+        password = (primary.folder / "password").read_text().strip()
+        self.userland.give(self.folder / "password", _SUPERUSER, password)
+        # A file: whoever lists the processes of this machine reads their arguments.
+        self.userland.give(
+            self.folder / "pgpass", _SUPERUSER, f"{HOST}:*:*:{_SUPERUSER}:{password}\n"
+        )
+        with psycopg.connect(primary.dsn(), autocommit=True) as conn:
+            conn.execute(
+                """
+                SELECT pg_create_physical_replication_slot(%(name)s)
+                WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %(name)s)
+                """,
+                {"name": name},
+            )
+        source = f"host={HOST} port={primary.port} user={_SUPERUSER} passfile={INSIDE}/pgpass"
+        self._make_data(
+            "pg_basebackup",
+            f"--dbname={source} application_name={name}",
+            f"--slot={name}",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+        )
+
+    def wait_for(self, standby: str) -> None:
+        """Let no COMMIT return before a standby has it on its disk too; ``""``: not any more."""
+        with psycopg.connect(self.dsn(), autocommit=True) as conn:
+            conn.execute(
+                sql.SQL("ALTER SYSTEM SET synchronous_standby_names = {}").format(
+                    sql.Literal(standby)
+                )
+            )
+            conn.execute("SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """Make a standby the primary; returns when it takes data.
+
+        Whoever does this answers for the old primary: it must not come back as a second one.
+        """
+        with psycopg.connect(self.dsn(), autocommit=True) as conn:
+            # Copied with all else: nobody follows this server yet, so it would wait for ever.
+            conn.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            conn.execute("SELECT pg_reload_conf()")
+            conn.execute("SELECT pg_promote(true, %s)", (int(START_TIMEOUT_S),))
+
     def create_database(self, name: str, *, owner: str, password: str) -> str:
         """Create role, database and extension where missing; returns the owner's DSN."""
         role, database = sql.Identifier(owner), sql.Identifier(name)
@@ -404,24 +470,31 @@ class Postgres:
     def _create_cluster(self) -> None:
         shutil.rmtree(self.folder / "data", ignore_errors=True)
         self.userland.give(self.folder / "password", _SUPERUSER, secrets.token_urlsafe(24))
-        initdb = [
-            f"{_POSTGRES_BIN}/initdb",
-            f"--pgdata={INSIDE}/new",
+        self._make_data(
+            "initdb",
             f"--pwfile={INSIDE}/password",
             f"--username={_SUPERUSER}",
             "--auth=scram-sha-256",
             "--data-checksums",
             "--encoding=UTF8",
             "--locale=C.UTF-8",
-        ]
+        )
+
+    def _make_data(self, program: str, *arguments: str) -> None:
+        """Have a program of PostgreSQL's make the data folder.
+
+        Raises:
+            ServiceError: It failed; with what it said.
+        """
+        command = [f"{_POSTGRES_BIN}/{program}", f"--pgdata={INSIDE}/new", *arguments]
         shutil.rmtree(self.folder / "new", ignore_errors=True)
         process = Process(
-            "initdb",
-            self.userland.command(initdb, data=self.folder, user=_SUPERUSER, death_signal="KILL"),
+            program,
+            self.userland.command(command, data=self.folder, user=_SUPERUSER, death_signal="KILL"),
             log=self.log,
         )
         if process.popen.wait(START_TIMEOUT_S) != 0:
-            raise ServiceError(f"initdb failed:\n{process.tail()}")
+            raise ServiceError(f"{program} failed:\n{process.tail()}")
         # Renamed when complete, so a start cut short begins again.
         (self.folder / "new").rename(self.folder / "data")
 

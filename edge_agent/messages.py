@@ -159,7 +159,10 @@ class Ack(Wire):
     """What is committed (``down/ack``): cumulative, so a lost one is repaired by the next."""
 
     v: V1 = 1
-    epoch: str = Field(description="changes when the server's database was restored from a backup")
+    epoch: str = Field(
+        description="changes when the server's database was restored from a backup, or a standby"
+        " took its place: watermarks may be lower then"
+    )
     streams: dict[Id, Count] = Field(
         default_factory=dict, description="per stream the contiguous seq: all up to it are stored"
     )

@@ -59,6 +59,15 @@ def _conninfo(value: str) -> str:
     return value
 
 
+def _writable(value: str) -> str:
+    """Refuse a connection string by which one could come to write to a standby."""
+    told = conninfo_to_dict(_conninfo(value))
+    several = "," in str(told.get("host") or told.get("hostaddr") or "")
+    if several and told.get("target_session_attrs") not in ("read-write", "primary"):
+        raise ValueError("several hosts need target_session_attrs=read-write")
+    return value
+
+
 File = Annotated[Path, BeforeValidator(_resolved)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Setting = bool | int | float | str
@@ -71,9 +80,14 @@ class Section(BaseModel):
 
 
 class Database(Section):
-    """Where TimescaleDB is: a libpq connection string or URL."""
+    """Where TimescaleDB is: a libpq connection string or URL.
 
-    dsn: Annotated[str, AfterValidator(_conninfo)] = Field(repr=False)
+    A primary and its standby are several hosts in one string. ``replica`` is the api's.
+    """
+
+    dsn: Annotated[str, AfterValidator(_writable)] = Field(repr=False)
+    replica: Annotated[str, AfterValidator(_conninfo)] | None = Field(default=None, repr=False)
+    replica_lag_limit_s: float = Field(default=5, gt=0, le=3_600)
 
 
 class Broker(Section):

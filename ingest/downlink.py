@@ -111,15 +111,25 @@ class Held:
 class Downlink:
     """Publishes through one lane's connection."""
 
-    def __init__(self, consumer: Consumer, epoch: str) -> None:
-        """Take the connection, and the database's epoch."""
+    def __init__(self, consumer: Consumer) -> None:
+        """Take the connection; `follow` says which database is behind it."""
         self._consumer = consumer
-        self._epoch = epoch
+        self._epoch = ""
         self._changes: defaultdict[str, _Changes] = defaultdict(_Changes)
         # By community, in the order in which they began to wait.
         self._devices: defaultdict[str, dict[str, LiveDevice]] = defaultdict(dict)
         self._told_at = 0.0
         self._held = Held()
+
+    def follow(self, epoch: str) -> None:
+        """Speak for a database from now on, which after a failover lacks its last commits.
+
+        What waits to be told of the one before is forgotten: gateways would delete what may not be
+        stored any more.
+        """
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._held = Held()
 
     def acknowledge_later(
         self,

@@ -39,10 +39,12 @@ from ingest.projection import Projection, subject_of
 from ingest.refusals import Refusals
 from ingest.rules import RuleBook
 from ingest.store import (
+    Course,
     alerts,
     attempts,
     claim,
     connect,
+    course,
     dead_letters,
     devices,
     driver_errors,
@@ -118,6 +120,7 @@ class Writer(ABC):
         self._judge = Judge(self.registry, self._limits)
         self.projection = Projection(self.rules, self.registry)
         self._downlink: Downlink | None = None
+        self._course: Course | None = None
         self.healthy_since: datetime | None = None
         self._told = ""  # the trouble that was logged: once when it begins, not each time
         self._refusals: Refusals[Subject] = Refusals()
@@ -259,6 +262,12 @@ class Writer(ABC):
             conn = connect(self._dsn, self.lane)
             with driver_errors():
                 self.connection = conn
+                present = course(conn)
+                if self._course is not None and present.is_before(self._course):
+                    # What is written there would be a second truth.
+                    raise Unavailable(
+                        "an old primary came back: fence it (restart ingest if it is meant)"
+                    )
                 # What is in memory (open intervals, running conditions) is true for one writer
                 # only. Messages would be stored once all the same, by their numbers.
                 if not claim(conn, self.lane):
@@ -266,6 +275,7 @@ class Writer(ABC):
                     self.consumer.stop()
                     raise Unavailable(f"another ingest writes the {self.lane} lane, waiting for it")
                 self._restore(conn)
+            self._follow(present)
             self.healthy_since = datetime.now(UTC)
             self._told = ""
             log.info("database connected lane=%s", self.lane)
@@ -297,10 +307,15 @@ class Writer(ABC):
         )
         if self._suspicious is None:
             self._suspicious = not attempts.start(conn, self.lane)
+
+    def _follow(self, present: Course) -> None:
+        """Speak for this course of the database from now on."""
+        if self._course != present:
+            log.info("database course lane=%s epoch=%s", self.lane, present)
+        self._course = present
         if self._downlink is None:
-            row = conn.execute("SELECT epoch FROM installation").fetchone()
-            assert row is not None
-            self._downlink = Downlink(self.consumer, row[0])
+            self._downlink = Downlink(self.consumer)
+        self._downlink.follow(str(present))
 
     def _take_registry(self, registry: devices.Registry) -> None:
         self.registry = registry

@@ -179,6 +179,7 @@ class Run:
         limits: Mapping[str, object] | None = None,
         broker_folder: Path | None = None,
         server: Postgres | None = None,
+        dsn: str | None = None,
         rules: Mapping[str, Mapping[str, float]] | None = None,
         hours: float | None = None,
     ) -> City:
@@ -189,7 +190,7 @@ class Run:
             self._dsn = self.ground.database()
             self.stack.callback(self._drop)
         else:
-            self._dsn = grounds.dsn_of(server, grounds.TEMPLATE)
+            self._dsn = dsn or grounds.dsn_of(server, grounds.TEMPLATE)
         log = self.server.log
         self.server_log_start = log.stat().st_size if log.exists() else 0
         self._broker = grounds.broker(

@@ -3,8 +3,12 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import class_row
 
 from ingest.errors import Rejected, Unavailable
 
@@ -37,12 +41,47 @@ def connect(dsn: str, name: str) -> psycopg.Connection:
         connection = psycopg.connect(
             dsn,
             application_name=f"{APPLICATION} {name}",
-            connect_timeout=10,
+            # Of each host, where several are named: the first of them may be the lost one.
+            connect_timeout=conninfo_to_dict(dsn).get("connect_timeout") or 10,
             options="-c statement_timeout=10s -c lock_timeout=5s -c timezone=UTC"
             " -c idle_in_transaction_session_timeout=60s",
         )
         connection.autocommit = True
         return connection
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One course of events in a database, told to gateways as ``epoch``.
+
+    PostgreSQL begins a new timeline when a standby is promoted, or a backup restored up to some
+    moment. What was committed at the end of the one before may be missing then, so that watermarks
+    may be lower than they were.
+    """
+
+    database: str
+    timeline: int
+
+    def __str__(self) -> str:
+        return f"{self.database}-{self.timeline}"
+
+    def is_before(self, other: Self) -> bool:
+        """Return whether this one ended when the other began: an old primary came back."""
+        return self.database == other.database and self.timeline < other.timeline
+
+
+def course(conn: psycopg.Connection) -> Course:
+    """Return on which course the database is; it must take data."""
+    with conn.cursor(row_factory=class_row(Course)) as cursor:
+        row = cursor.execute(
+            """
+            SELECT epoch AS database,
+                   ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int AS timeline
+            FROM installation
+            """
+        ).fetchone()
+    assert row is not None
+    return row
 
 
 def claim(conn: psycopg.Connection, work: str) -> bool:
