@@ -52,6 +52,7 @@ class Options:
     seed: int
     seconds: float | None = None  # of live operation, then stop by itself; None: until Ctrl-C
     result: Path | None = None
+    ingest_processes: int = 1
 
 
 # -- the live stream, as a console sees it ------------------------------------------------------
@@ -194,7 +195,9 @@ class Demo:
         self.options = options
         self.console = console
         self.begun = begun
-        self.installation = Installation(options.data, self.say, simulated=True)
+        self.installation = Installation(
+            options.data, self.say, simulated=True, ingest_processes=options.ingest_processes
+        )
         self.simulation: Simulation | None = None
         self.listener: Listener | None = None
 

@@ -44,12 +44,22 @@ from deploy.services import (
     rotate,
     write_private,
 )
+from ingest.consumer import forget_session
 from ingest.migrate import migrate
-from ingest.pki import create_authority, issue_client, issue_server, load_certificate
+from ingest.partitions import share, show
+from ingest.pki import (
+    create_authority,
+    identity_of,
+    issue_client,
+    issue_server,
+    load_certificate,
+    service_identities,
+)
 from ingest.registry import import_files
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVICES = ("ingest-telemetry-00", "ingest-event-00", "api-live-00")
+# The broker admits so many members of a lane (deploy/mosquitto/acl).
+INGEST_PROCESSES_MAX = 8
 READY_TIMEOUT_S = 60.0
 # A certificate is renewed by the start that finds it this near its end.
 RENEW_BEFORE = timedelta(days=30)
@@ -122,6 +132,29 @@ class Program:
         self.restart_at = None
 
 
+def ingest_programs(processes: int, metrics_port: int) -> list[tuple[str, int, list[str]]]:
+    """Name, metrics port and options of each ingest process.
+
+    Args:
+        processes: 1: one that does everything. Else so many share the telemetry, and one more,
+            which has ``metrics_port``, writes events and keeps days and storage.
+        metrics_port: Of the one.
+    """
+    if processes == 1:
+        return [("ingest", metrics_port, [])]
+    options = ["--lanes", "event,keepers", "--metrics-port", str(metrics_port)]
+    programs = [("ingest", metrics_port, options)]
+    ports = [metrics_port]
+    for number in range(processes):
+        ports.append(port := free_port(avoid=tuple(ports)))
+        options = [
+            *("--lanes", "telemetry", "--member", str(number), "--metrics-port", str(port)),
+            *("--partitions", show(share(number, processes))),
+        ]
+        programs.append((identity_of("telemetry", number), port, options))
+    return programs
+
+
 def environment() -> Mapping[str, str]:
     """What our own programs inherit; they import this checkout wherever they are started."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -142,6 +175,8 @@ class Installation:
     simulated: bool = False
     rules: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
     memory: Mapping[str, str] = field(default_factory=lambda: SMALL)
+    # 1: one that does everything; else so many for telemetry, and one for events and keepers.
+    ingest_processes: int = 1
     ports: Ports = field(init=False)
     postgres: Postgres = field(init=False)
     mosquitto: Mosquitto = field(init=False)
@@ -208,12 +243,18 @@ class Installation:
         """
         config = str(self._write_config())
         log = self.data / "log"
+        self._retire_members()
         self.programs = [
-            Program(
-                "ingest",
-                module("ingest", "run", "--config", config),
-                log / "ingest.log",
-                f"http://{HOST}:{self.ports.metrics}/readyz",
+            *(
+                Program(
+                    name,
+                    module("ingest", "run", "--config", config, *options),
+                    log / f"{name}.log",
+                    f"http://{HOST}:{port}/readyz",
+                )
+                for name, port, options in ingest_programs(
+                    self.ingest_processes, self.ports.metrics
+                )
             ),
             Program(
                 "api",
@@ -322,7 +363,11 @@ class Installation:
             },
             "database": {"dsn": self.dsn},
             "api": {"url": self.url},
-            "metrics": {"ingest": f"http://{HOST}:{self.ports.metrics}/metrics"},
+            "metrics": {
+                program.name: program.ready_url.replace("/readyz", "/metrics")
+                for program in self.programs
+                if program.name != "api"
+            },
             "admin_token": self.admin_token,
             "accounts": str(self.data / "accounts.json"),
             "config": str(self.data / "linli.toml"),
@@ -335,6 +380,21 @@ class Installation:
         write_private(self.data / "run.json", self.describe())
 
     # -- details -----------------------------------------------------------------------------
+
+    def _retire_members(self) -> None:
+        """Have the broker forget members that are no more: it would queue for them."""
+        services = self.pki / "services"
+        for number in range(self.ingest_processes, INGEST_PROCESSES_MAX):
+            identity = identity_of("telemetry", number)
+            if (services / f"{identity}.crt").exists():
+                forget_session(
+                    identity,
+                    HOST,
+                    self.ports.broker,
+                    ca=self.pki / "ca.crt",
+                    certificates=services,
+                )
+                (services / f"{identity}.crt").unlink()
 
     def _servers(self) -> list[Postgres | Mosquitto]:
         return [
@@ -355,7 +415,7 @@ class Installation:
         create_authority(self.pki)
         if not _lasts(self.pki / "server.crt"):
             issue_server(self.pki, [HOST, "localhost"])
-        for identity in SERVICES:
+        for identity in service_identities(self.ingest_processes):
             self.identify(identity, self.pki / "services")
 
     def _write_config(self) -> Path:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.demo import Demo, Options
-from deploy.installation import Installation, environment, running
+from deploy.installation import INGEST_PROCESSES_MAX, Installation, environment, running
 from deploy.services import ServiceError, rotate, settings_for_machine
 from ingest.errors import IngestError
 
@@ -44,6 +44,15 @@ def data_folder(name: str) -> Path:
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Data folder; it lasts, and is one installation.")
 ]
+IngestOption = Annotated[
+    int,
+    typer.Option(
+        "--ingest-processes",
+        min=1,
+        max=INGEST_PROCESSES_MAX,
+        help="1: one for everything; more: so many for telemetry, and one for the rest.",
+    ),
+]
 
 
 @app.command()
@@ -58,6 +67,7 @@ def demo(
     result: Annotated[
         Path | None, typer.Option("--json", help="Where to write what the comparison found.")
     ] = None,
+    ingest_processes: IngestOption = 1,
 ) -> None:
     """Run a live community on simulated hardware; Ctrl-C stops everything."""
     begun = time.time()
@@ -72,7 +82,7 @@ def demo(
         raise typer.BadParameter("must be empty with --seconds", param_hint="--data")
     else:
         folder = data
-    options = Options(folder.absolute(), communities, seed, seconds, result)
+    options = Options(folder.absolute(), communities, seed, seconds, result, ingest_processes)
     status = _run_demo(Demo(options, console, begun))
     if temporary is not None:
         if status == 1:
@@ -107,7 +117,7 @@ def _run_demo(one: Demo) -> int:
 
 
 @app.command()
-def up(data: DataOption = None) -> None:
+def up(data: DataOption = None, ingest_processes: IngestOption = 1) -> None:
     """Start database, broker, ingest and api in the background; returns when all are ready."""
     folder = (data or data_folder("up")).absolute()
     found = running(folder)
@@ -122,7 +132,10 @@ def up(data: DataOption = None) -> None:
     said_before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as out, console.status("starting ..."):
         runner = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-P", "-m", "deploy.local", "serve", "--data", str(folder)],
+            [
+                *(sys.executable, "-P", "-m", "deploy.local", "serve", "--data", str(folder)),
+                *("--ingest-processes", str(ingest_processes)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -167,9 +180,11 @@ def down(data: DataOption = None) -> None:
 
 
 @app.command(hidden=True)
-def serve(data: Annotated[Path, typer.Option("--data")]) -> None:
+def serve(
+    data: Annotated[Path, typer.Option("--data")], ingest_processes: IngestOption = 1
+) -> None:
     """Be the runner that `up` leaves in the background."""
-    one = Installation(data, _say, memory=settings_for_machine())
+    one = Installation(data, _say, memory=settings_for_machine(), ingest_processes=ingest_processes)
     signals = _Signals()
     status = 0
     try:

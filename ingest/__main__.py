@@ -11,7 +11,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -21,7 +22,7 @@ import psycopg
 import typer
 
 from ingest import capacity, pki
-from ingest.config import Config, load
+from ingest.config import WORK, Config, load
 from ingest.days import verify
 from ingest.errors import ConfigError, OperatorError, PkiError, Unavailable
 from ingest.gateways import add_gateway
@@ -32,17 +33,16 @@ from ingest.indicators.security import CATEGORIES, DISPOSITIONS
 from ingest.kinds import KINDS
 from ingest.maintenance import add_maintenance
 from ingest.migrate import check_schema, migrate
+from ingest.partitions import ALL, show
+from ingest.presence import LANES
 from ingest.registry import NAMES, export_files, import_files
 from ingest.registry_files import Format
 from ingest.registry_tables import parse_instant
 from ingest.reports.content import Report
 from ingest.reports.formats import MEDIA_TYPES, write
 from ingest.reports.read import read_report
-from ingest.store import incidents
-
-# Who ingest is at the broker, and whom the api is: one connection, one identity.
-SERVICES = ("ingest-telemetry-00", "ingest-event-00", "api-live-00")
-OWN = SERVICES[:2]
+from ingest.store import claim, incidents
+from ingest.store.partitions import owners
 
 app = typer.Typer(
     help="Takes in what gateways report, stores it once, keeps indicators and raises alerts.",
@@ -78,20 +78,81 @@ DEFAULT_CONFIG = Path("linli.toml")
 
 
 @app.command()
-def run(config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Run the service until it is told to stop."""
+def run(
+    config: ConfigFile = DEFAULT_CONFIG,
+    lanes: Annotated[
+        str | None, typer.Option(help=f"What it does, any of {','.join(WORK)}; default: all.")
+    ] = None,
+    partitions: Annotated[
+        str | None, typer.Option(help="Which of the 64 it writes, as 00-1f,30; default: all.")
+    ] = None,
+    member: Annotated[
+        int | None, typer.Option(help="Its number among the processes of a lane.")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Where it tells how it is.")] = None,
+) -> None:
+    """Run the service until it is told to stop; options win over the configuration."""
     from ingest.service import run as serve
 
-    settings = _load(config)
+    options = {
+        "LANES": lanes, "PARTITIONS": partitions, "MEMBER": member, "METRICS_PORT": metrics_port,
+    }  # fmt: skip
+    settings = _load(
+        config,
+        {f"LINLI_INGEST__{name}": str(one) for name, one in options.items() if one is not None},
+    )
     problems = [
         problem
-        for name in OWN
+        for name in map(settings.own_identity, settings.lanes)
         for problem in pki.check(*settings.identity(name), settings.broker.ca, identity=name)
     ]
     if problems:
         raise PkiError(problems)
     _log_to_stderr()
     serve(settings)
+
+
+@app.command("partitions")
+def partitions_command(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """List who writes which partitions; exit status 1 where nobody does."""
+    complete = True
+    rows: list[tuple[str, str, str]] = []
+    with _connect(_load(config)) as conn:
+        for lane in sorted(LANES):
+            by_owner: defaultdict[str, set[str]] = defaultdict(set)
+            for name, owner in owners(conn, lane).items():
+                by_owner[owner].add(name)
+            unowned = ALL.difference(*by_owner.values())
+            rows += [(lane, show(names), owner) for owner, names in sorted(by_owner.items())]
+            if unowned:
+                rows.append((lane, show(unowned), "nobody"))
+                complete = False
+    _print_table(("lane", "partitions", "written by"), rows)
+    raise typer.Exit(0 if complete else 1)
+
+
+@app.command()
+def retire(
+    members: Annotated[list[int], typer.Argument(help="Numbers of members that run no more.")],
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """Have the broker forget members of ingest: it would queue for them for a week."""
+    from ingest.consumer import forget_session
+
+    settings = _load(config)
+    with _connect(settings) as conn:
+        for identity in (pki.identity_of(lane, n) for n in members for lane in sorted(LANES)):
+            if settings.identity(identity)[0].exists():
+                if not claim(conn, identity):
+                    raise OperatorError(f"{identity} runs: stop it first")
+                forget_session(
+                    identity,
+                    settings.broker.host,
+                    settings.broker.port,
+                    ca=settings.broker.ca,
+                    certificates=settings.ingest.certificates,
+                )
+                print(f"retired {identity}")
 
 
 @app.command("migrate")
@@ -192,6 +253,7 @@ def pki_init(
     reissue: Annotated[
         bool, typer.Option(help="Replace all certificates but the authority's.")
     ] = False,
+    members: Annotated[int, typer.Option(help="For so many ingest processes.", min=1, max=64)] = 1,
 ) -> None:
     """Make the authority, the broker's certificate and those of our own services."""
     authority = pki.create_authority(out)
@@ -199,7 +261,7 @@ def pki_init(
     if reissue or not (out / "server.crt").exists():
         pki.issue_server(authority, host)
         print(f"wrote {out / 'server.crt'} for {', '.join(host)}")
-    for name in SERVICES:
+    for name in pki.service_identities(members):
         if reissue or not (services / f"{name}.crt").exists():
             print(f"wrote {pki.issue_client(authority, name, out=services).certificate}")
 
@@ -628,8 +690,8 @@ def _check_texts(note: str | None, reason: str, problems: list[str], *names: str
     )
 
 
-def _load(file: Path) -> Config:
-    return load(file, os.environ)
+def _load(file: Path, options: Mapping[str, str] | None = None) -> Config:
+    return load(file, {**os.environ, **(options or {})})
 
 
 def _connect(config: Config) -> psycopg.Connection:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeGuard
+from typing import Annotated, Any, Final, Literal, TypeGuard, cast, get_args
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -29,10 +29,14 @@ from pydantic import (
 )
 
 from edge_agent.kinds.base import Code
+from edge_agent.messages import Lane
 from ingest.capacity import ReadingIndex
 from ingest.errors import ConfigError
 from ingest.indicators.repairs import FaultClass
 from ingest.kinds import DEFAULT_RULES
+from ingest.partitions import ALL, Partitions
+from ingest.partitions import parse as parse_partitions
+from ingest.pki import identity_of
 from ingest.retention import DEFAULT_DAYS, MARGIN_DAYS
 from ingest.rules import RuleBook, RuleError
 
@@ -68,6 +72,29 @@ def _writable(value: str) -> str:
     return value
 
 
+def _partitions(value: object) -> Partitions:
+    """Read ``00-1f`` or ``00,02,10-3f``; a single one may look like a number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = f"{value:02d}"
+    return parse_partitions(value if isinstance(value, str) else repr(value))
+
+
+def _work(value: object) -> object:
+    """Read ``telemetry,event``, as an environment variable has it, or a list."""
+    named = [one.strip() for one in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(named, list):
+        return named
+    names = cast("list[object]", named)
+    for one in names:
+        if one not in WORK:
+            raise ValueError(f"{one!r}: known are {', '.join(WORK)}")
+    if not names:
+        raise ValueError(f"nothing to do: known are {', '.join(WORK)}")
+    return frozenset(names)
+
+
+Work = Literal["telemetry", "event", "keepers"]
+WORK: Final[tuple[Work, ...]] = get_args(Work)
 File = Annotated[Path, BeforeValidator(_resolved)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Setting = bool | int | float | str
@@ -126,8 +153,17 @@ class EventFlush(Flush):
 
 
 class Ingest(Section):
-    """The ingest service itself."""
+    """The ingest service itself; several processes share the work by lane and by partition."""
 
+    lanes: Annotated[frozenset[Work], BeforeValidator(_work)] = Field(
+        default=frozenset(WORK), description="what this process does"
+    )
+    partitions: Annotated[Partitions, BeforeValidator(_partitions)] = Field(
+        default=ALL, description="which of the 64 partitions its lanes write: 00-1f,30"
+    )
+    member: int = Field(
+        default=0, ge=0, le=63, description="its number among the processes of a lane"
+    )
     certificates: File = Field(description="folder of <identity>.crt and .key")
     metrics_host: str = Field(default="127.0.0.1", min_length=1)
     metrics_port: int = Field(default=9101, ge=0, le=65_535, description="0: any free port")
@@ -199,6 +235,16 @@ class Config(Section):
         """Return certificate and key of one of the service's broker identities."""
         folder = self.ingest.certificates
         return folder / f"{name}.crt", folder / f"{name}.key"
+
+    def own_identity(self, lane: Lane) -> str:
+        """Return who this process is at the broker in one of its lanes."""
+        return identity_of(lane, self.ingest.member)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """The lanes that this process writes."""
+        lanes: tuple[Lane, ...] = get_args(Lane)
+        return [lane for lane in lanes if lane in self.ingest.lanes]
 
 
 def load(file: Path, environ: Mapping[str, str]) -> Config:

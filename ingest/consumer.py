@@ -27,8 +27,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_agent.messages import PAYLOAD_BYTES_MAX
-from edge_agent.topics import PREFIX, QOS
+from edge_agent.topics import PREFIX, QOS, UP_CHANNELS
+from ingest.errors import Unavailable
 from ingest.judge import Received
+from ingest.partitions import ALL, NAMES, Partitions, of_topic
 from ingest.presence import Hearing
 
 log = logging.getLogger(__name__)
@@ -48,9 +50,21 @@ _MID_BYTES: Final = 2
 _DO_NOT_SEND_RETAINED: Final = 2
 
 
+def _filters(channel: str, partitions: Partitions) -> list[str]:
+    """Return what is subscribed to for a channel of these partitions."""
+    levels = ["+"] if partitions == ALL else sorted(partitions)
+    return [f"{PREFIX}/{level}/+/up/{channel}" for level in levels]
+
+
+# Whatever an identity of ours may ever have subscribed to.
+_EVERY_FILTER: Final = tuple(
+    f"{PREFIX}/{level}/+/up/{channel}" for channel in UP_CHANNELS for level in ("+", *NAMES)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A channel of all gateways, and whether its retained messages are wanted."""
+    """A channel of gateways, and whether its retained messages are wanted."""
 
     channel: str
     retained: bool = False
@@ -69,9 +83,12 @@ class Consumer:
         certificates: Path,
         subscriptions: Sequence[Subscription],
         receive_maximum: int,
+        partitions: Partitions = ALL,
     ) -> None:
         """Prepare; `start` connects. The certificate's CN must be ``identity``."""
         self.identity = identity
+        self.partitions = partitions
+        self._is_share = partitions != ALL
         self._address = (host, port)
         self._subscriptions = subscriptions
         self._receive_maximum = receive_maximum
@@ -92,11 +109,10 @@ class Consumer:
             protocol=MQTTProtocolVersion.MQTTv5,
             manual_ack=True,
         )
-        context = ssl.create_default_context(cafile=str(ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(certificates / f"{identity}.crt", certificates / f"{identity}.key")
         # paho leaves the parameter's type unsaid.
-        self._client.tls_set_context(context)  # pyright: ignore[reportUnknownMemberType]
+        self._client.tls_set_context(  # pyright: ignore[reportUnknownMemberType]
+            _tls(identity, ca, certificates)
+        )
         self._client.reconnect_delay_set(1, _RECONNECT_DELAY_MAX_S)
         self._told = ""  # why there is no connection: once when it begins, not each time
         self.attempts = 0  # in vain
@@ -190,6 +206,13 @@ class Consumer:
             self.hearing.came_round(message.received_at)
         return True
 
+    def is_foreign(self, message: Received) -> bool:
+        """Whether a message is of a partition that is not ours, but was when the broker kept it.
+
+        Nobody told its gateway that it is stored, so it is sent again, to whom it belongs to now.
+        """
+        return self._is_share and of_topic(message.topic) not in self.partitions
+
     def acknowledge(self, messages: Sequence[Received]) -> None:
         """Send PUBACKs, in order of arrival; those of an earlier connection mean nothing now."""
         generation = self._generation
@@ -232,7 +255,7 @@ class Consumer:
         )
         topics = [
             (
-                f"{PREFIX}/+/+/up/{subscription.channel}",
+                topic,
                 SubscribeOptions(
                     qos=QOS,
                     retainHandling=_SEND_RETAINED
@@ -241,11 +264,17 @@ class Consumer:
                 ),
             )
             for subscription in self._subscriptions
+            for topic in _filters(subscription.channel, self.partitions)
         ]
+        wanted = {topic for topic, _ in topics}
         topics.append((self.probe_topic, SubscribeOptions(qos=0)))
         code, _ = client.subscribe(topics)
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             log.error("subscribing failed identity=%s code=%s", self.identity, code)
+        if flags.session_present:
+            # The session may be one of another share, or of other lanes beside us. Only after the
+            # new ones are there: what is in both goes on without a break.
+            client.unsubscribe([topic for topic in _EVERY_FILTER if topic not in wanted])
 
     def _on_connect_fail(self, client: Client, userdata: object) -> None:
         del client, userdata
@@ -314,3 +343,55 @@ class Consumer:
             )
         )
         self._arrived.set()
+
+
+def _tls(identity: str, ca: Path, certificates: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(ca))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificates / f"{identity}.crt", certificates / f"{identity}.key")
+    return context
+
+
+def forget_session(
+    identity: str, host: str, port: int, *, ca: Path, certificates: Path, timeout_s: float = 10.0
+) -> None:
+    """Have the broker forget the session of an identity under which nobody runs any more.
+
+    Else it would keep its subscriptions, and queue for nobody, until the session expires. What was
+    queued is sent again by the gateways, to whoever owns their partitions now.
+
+    Raises:
+        Unavailable: The broker does not answer within ``timeout_s``, or refuses us.
+    """
+    answered: list[ReasonCode] = []
+    arrived = threading.Event()
+
+    def on_connect(
+        client: Client,
+        userdata: object,
+        flags: ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        del client, userdata, flags, properties
+        answered.append(reason)
+        arrived.set()
+
+    client = Client(
+        CallbackAPIVersion.VERSION2, client_id=identity, protocol=MQTTProtocolVersion.MQTTv5
+    )
+    client.tls_set_context(  # pyright: ignore[reportUnknownMemberType] - as above
+        _tls(identity, ca, certificates)
+    )
+    client.on_connect = on_connect
+    try:
+        # A clean start, and no expiry said: the session ends with this connection.
+        client.connect(host, port, clean_start=True)
+    except OSError as error:
+        raise Unavailable(f"broker {host}:{port}: {error}") from None
+    client.loop_start()
+    arrived.wait(timeout_s)
+    client.disconnect()
+    client.loop_stop()
+    if not answered or answered[0].is_failure:
+        raise Unavailable(f"broker {host}:{port}: {answered[0] if answered else 'no answer'}")

@@ -19,7 +19,7 @@ from ingest.days import days_over
 from ingest.judge import Judged
 from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
-from ingest.presence import is_silent
+from ingest.presence import HEARD_INTERVAL, Watch
 from ingest.rules import Rule
 from ingest.store import alerts, community_days, dead_letters, gateways, readings, streams
 from ingest.store.devices import Device, Gateway
@@ -45,10 +45,7 @@ class EventWriter(Writer):
     ) -> None:
         """Take the heartbeat of gateways that do not say theirs, and how many may be missed."""
         super().__init__(**common)
-        self._status_interval = status_interval
-        self._silence_intervals = silence_intervals
-        self._intervals: dict[str, timedelta] = {}
-        self._silent: dict[str, bool] = {}
+        self._watch = Watch(self.presence, status_interval, silence_intervals)
         # Since when each stream has a hole, and of which people were told.
         self._holes: dict[StreamKey, datetime] = {}
         self._hole_alerts: set[StreamKey] = set()
@@ -155,7 +152,11 @@ class EventWriter(Writer):
         rule = self.rules.get(STREAM_HOLE.id)
         if rule is None:
             return
-        present = {(hole.gateway, hole.stream): hole for hole in streams.holes(conn)}
+        present = {
+            (hole.gateway, hole.stream): hole
+            for hole in streams.holes(conn)
+            if hole.gateway in self.registry.gateways
+        }
         changes: list[alerts.Change] = []
         for key, hole in present.items():
             since = self._holes.setdefault(key, now)
@@ -238,14 +239,8 @@ class EventWriter(Writer):
             if isinstance(item.event, tuple):
                 metrics.EVENTS.labels(item.event[0].kind).inc()
         for item in judged:
-            status = item.status
-            if item.gateway is None or status is None:
-                continue
-            if status.status_interval_s:
-                self._intervals[item.gateway] = timedelta(seconds=status.status_interval_s)
-            # Each birth and heartbeat is answered with how far the streams it names are stored.
-            for lane in status.streams:
-                self.presence.ask(lane.lane, [(item.gateway, lane.stream)])
+            if item.gateway is not None and item.status is not None:
+                self._watch.note(item.gateway, item.status, item.message.received_at)
         for change in delta.alerts:
             metrics.ALERTS.labels(change.rule).inc()
         self.tell_alerts()
@@ -254,7 +249,9 @@ class EventWriter(Writer):
     def restore_standing(self, standing: Sequence[alerts.Standing]) -> None:
         """Take up the holes of which people know."""
         self._hole_alerts = {
-            (alert.gateway, alert.key) for alert in standing if alert.rule == STREAM_HOLE.id
+            (alert.gateway, alert.key)
+            for alert in standing
+            if alert.rule == STREAM_HOLE.id and alert.gateway in self.registry.gateways
         }
 
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:
@@ -266,12 +263,7 @@ class EventWriter(Writer):
             self._holes_looked_at = now
             self._look_for_holes(conn, now)
         rule = self.rules.get(GATEWAY_SILENT.id)
-        flipped: list[tuple[Gateway, bool]] = []
-        for gateway in self.registry.gateways.values():
-            limit = self._silence_intervals * self._interval(gateway)
-            silent = is_silent(self._last_heard(gateway), self.listening, limit)
-            if silent is not None and silent != self._is_silent(gateway):
-                flipped.append((gateway, silent))
+        flipped = self._look(conn)
         save_all = now - self._presence_saved_at >= _SAVE_INTERVAL
         if not flipped and not save_all:
             return
@@ -287,8 +279,8 @@ class EventWriter(Writer):
                 [
                     (
                         gateway.gateway,
-                        self._last_heard(gateway),
-                        told.get(gateway.gateway, self._is_silent(gateway)),
+                        self._watch.last_heard(gateway),
+                        told.get(gateway.gateway, self._watch.is_silent(gateway)),
                     )
                     for gateway in self.registry.gateways.values()
                     if save_all or gateway.gateway in told
@@ -296,22 +288,37 @@ class EventWriter(Writer):
             )
         if save_all:
             self._presence_saved_at = now
+        self._watch.take(flipped, now)
         for gateway, silent in flipped:
-            self._silent[gateway.gateway] = silent
-            self.presence.set_silent(gateway.gateway, silent=silent, now=now)
             self.downlink.gateway_changed(
                 gateway.community,
                 LiveGateway(
-                    gateway=gateway.gateway, silent=silent, last_seen_at=self._last_heard(gateway)
+                    gateway=gateway.gateway,
+                    silent=silent,
+                    last_seen_at=self._watch.last_heard(gateway),
                 ),
             )
         self.tell_alerts()
         self.downlink.tell()
 
+    def _look(self, conn: psycopg.Connection) -> list[tuple[Gateway, bool]]:
+        """Return who fell silent or is heard again, whichever process heard it."""
+        present = self.registry.gateways.values()
+        flipped = self._watch.look(present, self.listening)
+        if self.presence.is_whole:
+            return flipped
+        # Telemetry processes write down whom they hear without a heartbeat: somewhat later.
+        doubtful = [one.gateway for one in present if self._watch.is_silent(one)]
+        doubtful += [one.gateway for one, silent in flipped if silent]
+        if doubtful:
+            self.presence.heard(gateways.load_heard(conn, doubtful))
+            flipped = self._watch.look(present, self.listening, HEARD_INTERVAL + _PRESENCE_INTERVAL)
+        return flipped
+
     def _change(
         self, gateway: Gateway, severity: alerts.Severity, *, silent: bool, now: datetime
     ) -> alerts.Change:
-        last = self._last_heard(gateway)
+        last = self._watch.last_heard(gateway)
         return alerts.Change(
             GATEWAY_SILENT.id,
             severity,
@@ -320,17 +327,3 @@ class EventWriter(Writer):
             now,
             params={} if last is None else {"last_seen_at": last.isoformat()},
         )
-
-    def _is_silent(self, gateway: Gateway) -> bool:
-        return self._silent.get(gateway.gateway, gateway.silent)
-
-    def _last_heard(self, gateway: Gateway) -> datetime | None:
-        return self.presence.last_heard(gateway.gateway) or gateway.last_seen_at
-
-    def _interval(self, gateway: Gateway) -> timedelta:
-        known = self._intervals.get(gateway.gateway)
-        if known is not None:
-            return known
-        if gateway.status_interval_s is not None:
-            return timedelta(seconds=gateway.status_interval_s)
-        return self._status_interval

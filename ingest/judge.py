@@ -88,10 +88,14 @@ class Judged:
         self.readings.clear()
         self.places.clear()
         self.event = self.status = None
+        self.forgive()
+        self.refuse(reason, detail)
+
+    def forgive(self) -> None:
+        """Forget what was refused of it."""
         self.letters.clear()
         self.rejections.clear()
         self.blamed.clear()
-        self.refuse(reason, detail)
 
     def refuse(
         self, reason: str, detail: str, index: int | None = None, device: Device | None = None

@@ -23,6 +23,10 @@ DAYS_FAILED = Gauge(
 )
 RETRIES = Counter("linli_ingest_flush_retries", "Flushes the database could not store", ["lane"])
 QUEUE = Gauge("linli_ingest_queue_messages", "Received and not yet taken", ["lane"])
+PARTITIONS = Gauge("linli_ingest_partitions", "Partitions that this process writes", ["lane"])
+UNOWNED = Gauge(
+    "linli_ingest_partitions_unowned", "Partitions of a lane that no process writes", ["lane"]
+)
 ALERTS = Counter("linli_ingest_alert_changes", "Alerts raised and cleared", ["rule"])
 SESSIONS_LOST = Gauge(
     "linli_ingest_broker_sessions_lost", "Connections that found no session at the broker", ["lane"]
@@ -34,7 +38,9 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing: a monitor asks every few seconds."""
 
 
-def serve(host: str, port: int, not_ready: Callable[[], str | None]) -> WSGIServer:
+def serve(
+    host: str, port: int, not_ready: Callable[[], str | None], ready: str = "ready"
+) -> WSGIServer:
     """Serve the monitor's page in the background; ``not_ready`` names what is missing."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -45,7 +51,7 @@ def serve(host: str, port: int, not_ready: Callable[[], str | None]) -> WSGIServ
             case "/readyz":
                 missing = not_ready()
                 status = "200 OK" if missing is None else "503 Service Unavailable"
-                body = f"{missing or 'ready'}\n".encode()
+                body = f"{missing or ready}\n".encode()
             case "/metrics":
                 status, body, content_type = "200 OK", generate_latest(), CONTENT_TYPE_LATEST
             case _:

@@ -37,6 +37,17 @@ _IDENTITY = re.compile(GATEWAY_PATTERN)
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 
 
+def identity_of(lane: str, member: int) -> str:
+    """Return who the process number ``member`` (from 0) of an ingest lane is at the broker."""
+    return f"ingest-{lane}-{member:02d}"
+
+
+def service_identities(members: int = 1) -> list[str]:
+    """Return whom our own services are: so many members of each ingest lane, and the api."""
+    ingest = [identity_of(lane, n) for n in range(members) for lane in ("telemetry", "event")]
+    return [*ingest, "api-live-00"]
+
+
 @dataclass(frozen=True, slots=True)
 class Authority:
     """A loaded certificate authority; whoever holds it can issue identities."""

@@ -6,18 +6,26 @@ ingest itself could hear, so its own outage, or the broker's, makes no gateway s
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from edge_agent.messages import Lane, Status
+from ingest.store.devices import Gateway
 
 StreamKey = tuple[str, str]  # gateway, stream
+LANES: Final[frozenset[Lane]] = frozenset(("telemetry", "event"))
+# How often a process that hears telemetry alone writes down whom it heard.
+HEARD_INTERVAL: Final = timedelta(seconds=5)
 
 
 class Presence:
-    """When each gateway was last heard, and what it asked; shared by the lanes."""
+    """When each gateway was last heard, and what it asked; shared by the lanes of a process."""
 
-    def __init__(self) -> None:
-        """Start without having heard anybody."""
+    def __init__(self, lanes: Collection[Lane] = LANES) -> None:
+        """Start without having heard anybody; ``lanes`` are those that share it."""
+        self.lanes = frozenset(lanes)
         self._lock = threading.Lock()
         self._heard: dict[str, datetime] = {}
         self._silent: set[str] = set()
@@ -36,14 +44,21 @@ class Presence:
         """Return when the gateway was last heard, None where it never was."""
         return self._heard.get(gateway)
 
-    def ask(self, lane: str, streams: Iterable[StreamKey]) -> None:
+    @property
+    def is_whole(self) -> bool:
+        """Whether all lanes are here, so that nobody else hears of these gateways."""
+        return self.lanes == LANES
+
+    def ask(self, lane: Lane, streams: Iterable[StreamKey]) -> None:
         """Note that gateways want to know how far these streams of a lane are stored.
 
         Each lane answers for its own streams, over its own connection: two connections would let
-        a newer answer be overtaken by an older one.
+        a newer answer be overtaken by an older one. What is asked of a lane of another process is
+        not noted: it hears for itself.
         """
-        with self._lock:
-            self._asked.setdefault(lane, set()).update(streams)
+        if lane in self.lanes:
+            with self._lock:
+                self._asked.setdefault(lane, set()).update(streams)
 
     def take_asked(self, lane: str) -> set[StreamKey]:
         """Return what was asked of a lane since the last call."""
@@ -124,3 +139,84 @@ def is_silent(last: datetime | None, listening: Listening | None, limit: timedel
     if listening.until - last <= limit:
         return False
     return True if listening.until - listening.since > limit else None
+
+
+class Watch:
+    """Which gateways fell silent, as one process hears them."""
+
+    def __init__(self, presence: Presence, status_interval: timedelta, intervals: float) -> None:
+        """Take the heartbeat of gateways that do not say theirs, and how many may be missed."""
+        self.presence = presence
+        self._status_interval = status_interval
+        self._missed = intervals
+        self._intervals: dict[str, timedelta] = {}
+        self._silent: dict[str, bool] = {}
+        # When each gateway last told its status, by receipt time.
+        self._told_at: dict[str, datetime] = {}
+
+    def note(self, gateway: str, status: Status, received_at: datetime) -> None:
+        """Note what a gateway says of itself, and what it asks."""
+        self._told_at[gateway] = received_at
+        if status.status_interval_s:
+            self._intervals[gateway] = timedelta(seconds=status.status_interval_s)
+        # Each birth and heartbeat is answered with how far the streams it names are stored.
+        for lane in status.streams:
+            self.presence.ask(lane.lane, [(gateway, lane.stream)])
+
+    def look(
+        self,
+        gateways: Iterable[Gateway],
+        listening: Listening | None,
+        slack: timedelta = timedelta(),
+    ) -> list[tuple[Gateway, bool]]:
+        """Return those that are silent now and were not (True), or the other way round.
+
+        Args:
+            gateways: Whom to look at.
+            listening: When this process could have heard them.
+            slack: How much longer silence may last.
+        """
+        flipped: list[tuple[Gateway, bool]] = []
+        for gateway in gateways:
+            limit = self._missed * self._interval(gateway) + slack
+            silent = is_silent(self.last_heard(gateway), listening, limit)
+            if silent is not None and silent != self.is_silent(gateway):
+                flipped.append((gateway, silent))
+        return flipped
+
+    def take(self, flipped: Iterable[tuple[Gateway, bool]], now: datetime) -> None:
+        """Make what `look` returned the present."""
+        for gateway, silent in flipped:
+            self._silent[gateway.gateway] = silent
+            self.presence.set_silent(gateway.gateway, silent=silent, now=now)
+
+    def is_silent(self, gateway: Gateway) -> bool:
+        """Return whether a gateway is known as silent."""
+        return self._silent.get(gateway.gateway, gateway.silent)
+
+    def last_heard(self, gateway: Gateway) -> datetime | None:
+        """Return when a gateway was last heard, None where it never was."""
+        return self.presence.last_heard(gateway.gateway) or gateway.last_seen_at
+
+    def heard_without_status(self, gateways: Iterable[Gateway]) -> list[tuple[str, datetime]]:
+        """Return who is heard but owes its heartbeat, and when: whoever waits for it cannot know.
+
+        A gateway of which no status came since the start owes one, too.
+        """
+        found: list[tuple[str, datetime]] = []
+        for gateway in gateways:
+            at = self.presence.last_heard(gateway.gateway)
+            if at is None:
+                continue
+            told_at = self._told_at.get(gateway.gateway)
+            if told_at is None or at - told_at > self._interval(gateway):
+                found.append((gateway.gateway, at))
+        return found
+
+    def _interval(self, gateway: Gateway) -> timedelta:
+        known = self._intervals.get(gateway.gateway)
+        if known is not None:
+            return known
+        if gateway.status_interval_s is not None:
+            return timedelta(seconds=gateway.status_interval_s)
+        return self._status_interval

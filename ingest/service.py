@@ -1,43 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ingest process: two lanes, the keepers of days and of storage, each with its thread."""
+"""The ingest process: lanes, the keepers of days and of storage, each with its thread.
+
+One process does everything, or several share it, by lane and by partition.
+"""
 
 import gc
 import logging
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from types import FrameType
 from typing import Final
 
+import psycopg
 from psycopg import pq
 
+from edge_agent.messages import Lane
 from ingest import failpoints, metrics, migrate
-from ingest.config import Config, Flush
+from ingest.config import Config
 from ingest.consumer import PACKET_BYTES_MAX, Consumer, Subscription
 from ingest.daily import DailyKeeper
 from ingest.errors import ConfigError, OperatorError, Unavailable
 from ingest.events import EventWriter
 from ingest.judge import Limits
 from ingest.kinds import DEFAULT_RULES
-from ingest.presence import Presence
+from ingest.partitions import ALL, show
+from ingest.presence import Presence, Watch
 from ingest.retention import StorageKeeper
 from ingest.rules import RuleBook, RuleError
-from ingest.store import chunks, connect, faults
+from ingest.store import chunks, connect, devices, driver_errors, faults
 from ingest.telemetry import TelemetryWriter
 from ingest.writer import Common, FlushLimits, Writer
 
 log = logging.getLogger(__name__)
 
-TELEMETRY_IDENTITY: Final = "ingest-telemetry-00"
-EVENT_IDENTITY: Final = "ingest-event-00"
 _WATCH_INTERVAL_S: Final = 0.5
 _GARBAGE_AT: Final = 100_000
 _STOP_S: Final = 5.0
 # When no probe came round through broker, network thread, queue and writer, or the writer's loop
 # did not turn, for as long as this, the process ends.
 _HANG_S: Final = 60.0
+# As long as this another process may still hold what we are to write: one that was killed is
+# noticed by the database at once, one whose machine is gone is not.
+_REFUSED_S: Final = 15.0
 
 
 def run(config: Config) -> None:
@@ -56,59 +64,136 @@ def run(config: Config) -> None:
     if failpoints.name() is not None and config.broker.host not in {"127.0.0.1", "localhost"}:
         raise ConfigError("LINLI_FAILPOINT is set: it is for tests on one machine only")
     _prepare(config)
-    presence = Presence()
-    limits = Limits(
+    lanes = config.lanes
+    presence = Presence(lanes)
+    writers: list[Writer] = []
+    telemetry: TelemetryWriter | None = None
+    if "event" in lanes:
+        writers.append(_events(config, rules, presence))
+    if "telemetry" in lanes:
+        telemetry = _telemetry(config, rules, presence)
+        writers.append(telemetry)
+    keepers: dict[str, DailyKeeper | StorageKeeper] = {}
+    with closing(RegistryFollower(config.database.dsn)) as follower:
+        if "keepers" in config.ingest.lanes:
+            latest = follower.latest
+            if telemetry is not None and config.ingest.partitions == ALL:
+                lane = telemetry
+                latest = lambda: lane.registry  # noqa: E731 - all of it is in memory already
+            keepers["days"] = DailyKeeper(config.database.dsn, latest)
+            keepers["storage"] = _storage(config)
+        _work(config, writers, keepers)
+
+
+def _common(
+    config: Config, rules: RuleBook, presence: Presence, lane: Lane, *subscriptions: Subscription
+) -> Common:
+    flush = config.ingest.telemetry if lane == "telemetry" else config.ingest.event
+    return Common(
+        dsn=config.database.dsn,
+        consumer=Consumer(
+            identity=config.own_identity(lane),
+            host=config.broker.host,
+            port=config.broker.port,
+            ca=config.broker.ca,
+            certificates=config.ingest.certificates,
+            subscriptions=subscriptions,
+            partitions=config.ingest.partitions,
+            # The broker sends no more unacknowledged messages than this, each at most a packet:
+            # so the queue is bounded in bytes too, whatever gateways send.
+            receive_maximum=min(
+                flush.receive_maximum, config.ingest.queue_bytes // PACKET_BYTES_MAX
+            ),
+        ),
+        rules=rules,
+        limits=_limits(config),
+        flush=FlushLimits(flush.linger_ms / 1_000, flush.messages, flush.bytes),
+        presence=presence,
+    )
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
         timedelta(seconds=config.ingest.future_limit_s),
         timedelta(days=config.ingest.late_limit_days),
     )
 
-    def common(identity: str, flush: Flush, *subscriptions: Subscription) -> Common:
-        return Common(
-            dsn=config.database.dsn,
-            consumer=Consumer(
-                identity=identity,
-                host=config.broker.host,
-                port=config.broker.port,
-                ca=config.broker.ca,
-                certificates=config.ingest.certificates,
-                subscriptions=subscriptions,
-                # The broker sends no more unacknowledged messages than this, each at most a packet:
-                # so the queue is bounded in bytes too, whatever gateways send.
-                receive_maximum=min(
-                    flush.receive_maximum, config.ingest.queue_bytes // PACKET_BYTES_MAX
-                ),
-            ),
-            rules=rules,
-            limits=limits,
-            flush=FlushLimits(flush.linger_ms / 1_000, flush.messages, flush.bytes),
-            presence=presence,
-        )
 
-    telemetry = TelemetryWriter(
-        **common(TELEMETRY_IDENTITY, config.ingest.telemetry, Subscription("telemetry"))
+def _telemetry(config: Config, rules: RuleBook, presence: Presence) -> TelemetryWriter:
+    if presence.is_whole:
+        return TelemetryWriter(
+            **_common(config, rules, presence, "telemetry", Subscription("telemetry"))
+        )
+    # The event lane runs elsewhere: what gateways ask and whether they are silent is heard here.
+    watch = Watch(
+        presence,
+        timedelta(seconds=config.ingest.status_interval_s),
+        config.ingest.gateway_silence_intervals,
     )
-    events = EventWriter(
+    heard = (Subscription("telemetry"), Subscription("status"))
+    return TelemetryWriter(watch, **_common(config, rules, presence, "telemetry", *heard))
+
+
+def _events(config: Config, rules: RuleBook, presence: Presence) -> EventWriter:
+    return EventWriter(
         status_interval=timedelta(seconds=config.ingest.status_interval_s),
         silence_intervals=config.ingest.gateway_silence_intervals,
-        **common(
-            EVENT_IDENTITY,
-            config.ingest.event,
+        **_common(
+            config,
+            rules,
+            presence,
+            "event",
             Subscription("event"),
             Subscription("status", retained=True),
             Subscription("result"),
         ),
     )
-    keeper = DailyKeeper(config.database.dsn, lambda: telemetry.registry)
-    storage = StorageKeeper(
+
+
+def _storage(config: Config) -> StorageKeeper:
+    minutes = config.ingest.chunk_minutes
+    return StorageKeeper(
         config.database.dsn,
         config.ingest.retention_days,
-        limits.late,
-        None
-        if config.ingest.chunk_minutes is None
-        else timedelta(minutes=config.ingest.chunk_minutes),
+        _limits(config).late,
+        None if minutes is None else timedelta(minutes=minutes),
         config.ingest.reading_index,
     )
-    _work(config, (events, telemetry), {"days": keeper, "storage": storage})
+
+
+class RegistryFollower:
+    """The registry for keepers beside whom nobody holds all of it; for one thread."""
+
+    def __init__(self, dsn: str) -> None:
+        """Take where it is; nothing is read before it is asked for."""
+        self._dsn = dsn
+        self._conn: psycopg.Connection | None = None
+        self._registry = devices.Registry(-1)
+
+    def latest(self) -> devices.Registry:
+        """Return the registry as it is now.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        try:
+            with driver_errors():
+                if self._conn is None:
+                    self._conn = connect(self._dsn, "registry")
+                if devices.registry_revision(self._conn) != self._registry.revision:
+                    self._registry = devices.load_registry(self._conn)
+                    # Walked through by no collection, as in the lanes.
+                    gc.freeze()
+        except Unavailable:
+            self.close()
+            raise
+        return self._registry
+
+    def close(self) -> None:
+        """Give the connection back; `latest` would open another."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
 
 
 def _prepare(config: Config) -> None:
@@ -126,11 +211,14 @@ def _prepare(config: Config) -> None:
 
 
 def _check_progress(writer: Writer, now: float) -> None:
-    """End the process when a lane neither turns nor hears itself.
+    """End the process when a lane neither turns nor hears itself, or has nothing to write.
 
     Raises:
-        OperatorError: It hangs; a supervisor starts a new process, and nothing is lost.
+        OperatorError: It hangs, or another process writes what it is to write; a supervisor starts
+            a new process, and nothing is lost.
     """
+    if writer.refused_since is not None and now - writer.refused_since > _REFUSED_S:
+        raise OperatorError(f"{writer.refused_by}: a partition has one writer, or none")
     if now - writer.turned_at > _HANG_S:
         raise OperatorError(f"the {writer.lane} lane hangs: its writer does not turn")
     healthy = writer.healthy_since is not None and writer.consumer.connected
@@ -140,7 +228,7 @@ def _check_progress(writer: Writer, now: float) -> None:
 
 def _work(
     config: Config,
-    writers: tuple[Writer, ...],
+    writers: Sequence[Writer],
     keepers: Mapping[str, DailyKeeper | StorageKeeper],
 ) -> None:
     stopping = threading.Event()
@@ -163,8 +251,20 @@ def _work(
                 return f"broker: {writer.lane} lane not connected"
         return None
 
-    server = metrics.serve(config.ingest.metrics_host, config.ingest.metrics_port, not_ready)
-    log.info("ingest starting metrics=%s:%d", *server.server_address[:2])
+    ready = f"ready, partitions {show(config.ingest.partitions)} of {', '.join(config.lanes)}"
+    server = metrics.serve(
+        config.ingest.metrics_host,
+        config.ingest.metrics_port,
+        not_ready,
+        ready if config.lanes else "ready",
+    )
+    log.info(
+        "ingest starting lanes=%s partitions=%s member=%02d metrics=%s:%d",
+        ",".join(sorted(config.ingest.lanes)),
+        show(config.ingest.partitions),
+        config.ingest.member,
+        *server.server_address[:2],
+    )
     keeping = [
         threading.Thread(target=keeper.run, name=name, daemon=True)
         for name, keeper in keepers.items()

@@ -14,17 +14,27 @@ from edge_agent.messages import Lane
 from ingest import metrics
 from ingest.days import days_over
 from ingest.indicators import lighting, spans
-from ingest.judge import Judged
+from ingest.judge import Judged, Received
 from ingest.kinds import DEVICE_SILENT, KINDS
-from ingest.presence import is_silent
+from ingest.partitions import NAMES
+from ingest.presence import HEARD_INTERVAL, Watch, is_silent
 from ingest.projection import Delta, live_device
-from ingest.store import alerts, chunks, community_days, devices, lamp_nights, readings
+from ingest.store import (
+    alerts,
+    chunks,
+    community_days,
+    devices,
+    gateways,
+    lamp_nights,
+    readings,
+)
 from ingest.store.devices import Device
 from ingest.writer import Common, Stored, Writer
 
 _RECOMPUTE_INTERVAL: Final = timedelta(seconds=1)
 _RECOMPUTED_AT_ONCE: Final = 200
 _SILENCE_INTERVAL: Final = timedelta(seconds=5)
+_PRESENCE_INTERVAL: Final = timedelta(seconds=1)
 _WINDOW_INTERVAL: Final = timedelta(seconds=60)
 # Nights opened for lamps nobody heard; older ones open when a reading comes.
 _NIGHTS_BACK: Final = timedelta(days=2)
@@ -43,16 +53,34 @@ class TelemetryWriter(Writer):
     _recomputed_at = _NEVER
     _silence_checked_at = _NEVER
     _windows_opened_at = _NEVER
+    _presence_checked_at = _NEVER
+    _presence_saved_at = _NEVER
 
-    def __init__(self, **common: Unpack[Common]) -> None:
-        """Start with nothing looked at."""
+    def __init__(self, watch: Watch | None = None, **common: Unpack[Common]) -> None:
+        """Start with nothing looked at.
+
+        Args:
+            watch: Who is silent, where the event lane, which decides that, runs elsewhere: then
+                this lane hears statuses, too.
+            common: What every lane is made of.
+        """
         super().__init__(**common)
         self._indexed = chunks.Indexed()
+        self._watch = watch
         # Devices still to be looked at in this round; a city is no work for one tick.
         self._unchecked: list[int] = []
         # Lamps whose nights are still to be opened, and what the last ones were opened for.
         self._unopened: list[Device] = []
         self._opened_for: object = None
+
+    def judge(self, taken: Sequence[Received]) -> list[Judged]:
+        """Judge messages; a status that is refused is the event lane's, which refuses it."""
+        judged = super().judge(taken)
+        if self._watch is not None:
+            for item in judged:
+                if item.letters and item.message.topic.endswith("/status"):
+                    item.forgive()
+        return judged
 
     def store(self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime) -> None:
         """Store readings by class, fold them into what follows from them, write that too."""
@@ -88,7 +116,10 @@ class TelemetryWriter(Writer):
 
     def committed(self, judged: Sequence[Judged], fresh: Sequence[Judged]) -> None:
         """Make the fold the present, and hand its changes to the live topic."""
-        del judged
+        if self._watch is not None:
+            for item in judged:
+                if item.gateway is not None and item.status is not None:
+                    self._watch.note(item.gateway, item.status, item.message.received_at)
         delta = self.projection.commit()
         stored = Counter(device.kind for item in fresh for device, _ in item.readings)
         for kind, count in stored.items():
@@ -123,21 +154,37 @@ class TelemetryWriter(Writer):
         if now - self._windows_opened_at >= _WINDOW_INTERVAL:
             self._windows_opened_at = now
             self._begin_windows(now)
-            lamp_nights.finalise(conn, now)
+            if NAMES[0] in self.consumer.partitions:  # everybody's, so somebody's
+                lamp_nights.finalise(conn, now)
         if self._unopened:
             self._open_windows(conn, now)
+        if self._watch is not None and now - self._presence_checked_at >= _PRESENCE_INTERVAL:
+            self._presence_checked_at = now
+            self._look_for_gateways(conn, self._watch, now)
         if not self._unchecked and now - self._silence_checked_at >= _SILENCE_INTERVAL:
             self._silence_checked_at = now
             self._unchecked = list(self.projection.heard)
         if self._unchecked:
             self._check_silence(conn, now)
 
+    def _look_for_gateways(self, conn: psycopg.Connection, watch: Watch, now: datetime) -> None:
+        """Notice silent gateways, of whose devices nothing can be said; tell who is heard."""
+        present = self.registry.gateways.values()
+        watch.take(watch.look(present, self.listening), now)
+        if now - self._presence_saved_at >= HEARD_INTERVAL:
+            heard = watch.heard_without_status(present)
+            if heard:
+                gateways.save_heard(conn, heard)
+            self._presence_saved_at = now
+
     def _recompute(self, conn: psycopg.Connection, now: datetime) -> None:
         with conn.transaction():
             if devices.registry_revision(conn) != self.registry.revision:
                 return  # what marked these nights may be a change not read yet
             until = self._indexed.until(conn, now)
-            for device_id, night in lamp_nights.take_dirty(conn, _RECOMPUTED_AT_ONCE, until):
+            for device_id, night in lamp_nights.take_dirty(
+                conn, _RECOMPUTED_AT_ONCE, until, self.own_gateways
+            ):
                 device = self.projection.device(device_id)
                 assert device is not None, "who has a night is registered"
                 state = self.projection.state(device_id)

@@ -26,6 +26,7 @@ from uuid import UUID
 import psycopg
 
 from edge_agent.messages import Lane, Rejection
+from edge_agent.topics import partition
 from ingest import failpoints, metrics
 from ingest.alerts import Clear, Decision, Raise
 from ingest.consumer import Consumer
@@ -34,7 +35,8 @@ from ingest.errors import Rejected, Unavailable
 from ingest.judge import Judge, Judged, Limits, Received
 from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
 from ingest.numbering import Numbering
-from ingest.presence import Listening, Presence
+from ingest.partitions import ALL, Partitions, show
+from ingest.presence import LANES, Listening, Presence
 from ingest.projection import Projection, subject_of
 from ingest.refusals import Refusals
 from ingest.rules import RuleBook
@@ -48,6 +50,7 @@ from ingest.store import (
     dead_letters,
     devices,
     driver_errors,
+    partitions,
     streams,
 )
 from ingest.store.alerts import Subject
@@ -65,6 +68,7 @@ _STUCK_S: Final = 12.0
 _REGISTRY_INTERVAL: Final = timedelta(seconds=2)
 _REPLAY_INTERVAL: Final = timedelta(seconds=1)
 _REPLAYED_AT_ONCE: Final = 100
+_OWNERS_INTERVAL: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class Writer(ABC):
         # Open while the database answers.
         self.connection: psycopg.Connection | None = None
         self._registry_checked_at = datetime.min.replace(tzinfo=UTC)
-        self._replayed_at = self._registry_checked_at
+        self._replayed_at = self._owners_checked_at = self._registry_checked_at
         self.registry = devices.Registry(0)
         self._judge = Judge(self.registry, self._limits)
         self.projection = Projection(self.rules, self.registry)
@@ -132,6 +136,19 @@ class Writer(ABC):
         # has been asked without an answer.
         self.turned_at = time.monotonic()
         self.asking_since: float | None = None
+        # Monotonic: since when what we are to write is held by others, and by whom.
+        self.refused_since: float | None = None
+        self.refused_by = ""
+        # By lane, what nobody wrote at the last look: told from the second look on.
+        self._unowned: dict[Lane, Partitions] = {}
+        # Attempts are counted by each member for itself, by the first under the lane's name.
+        first = self.consumer.identity.endswith("-00")
+        self._member = self.lane if first else self.consumer.identity
+
+    @property
+    def own_gateways(self) -> list[str] | None:
+        """The gateways of our partitions; None where these are all."""
+        return None if self.consumer.partitions == ALL else list(self.registry.gateways)
 
     @property
     def downlink(self) -> Downlink:
@@ -170,13 +187,24 @@ class Writer(ABC):
                 self.consumer.probed_at = time.monotonic()
             metrics.QUEUE.labels(self.lane).set(len(self.consumer))
             metrics.SESSIONS_LOST.labels(self.lane).set(self.consumer.sessions_lost)
-            self.persist([message for message in taken if not self.consumer.is_probe(message)])
+            self.persist(
+                self._own([message for message in taken if not self.consumer.is_probe(message)])
+            )
             if self.connection is not None:
                 self.consumer.start()
         if self.connection is not None and self._suspicious is not None:
             with contextlib.suppress(Unavailable), driver_errors():
-                attempts.end(self.connection, self.lane)
+                attempts.end(self.connection, self._member)
         self.close()
+
+    def _own(self, taken: Sequence[Received]) -> Sequence[Received]:
+        """Return the messages of our partitions, and give the others back."""
+        foreign = [message for message in taken if self.consumer.is_foreign(message)]
+        if not foreign:
+            return taken
+        self.consumer.acknowledge(foreign)
+        metrics.MESSAGES.labels(self.lane, "foreign").inc(len(foreign))
+        return [message for message in taken if not self.consumer.is_foreign(message)]
 
     def abort_if_stuck(self, now: float) -> None:
         """Cut the database connection when it hangs; for another thread to call.
@@ -232,7 +260,7 @@ class Writer(ABC):
             return
         again = [message for message in taken if message.dup]
         with driver_errors():
-            begun = attempts.begun(conn, self.lane) if again else dict[bytes, int]()
+            begun = attempts.begun(conn, self._member) if again else dict[bytes, int]()
         worst: defaultdict[str, int] = defaultdict(int)
         for message in again:
             worst[message.topic] = max(worst[message.topic], begun.get(message.sha256, 0))
@@ -244,7 +272,7 @@ class Writer(ABC):
                 before -= 1
             else:
                 with driver_errors():
-                    attempts.begin(conn, self.lane, digest)
+                    attempts.begin(conn, self._member, digest)
                 self._begun.add(digest)
             self._store(conn, [message], crashed=before >= attempts.ATTEMPTS_MAX)
         rest = [message for message in taken if not message.dup]
@@ -254,12 +282,12 @@ class Writer(ABC):
             self._suspicious = False
             self._begun.clear()
             with driver_errors():
-                attempts.forget(conn, self.lane)
+                attempts.forget(conn, self._member)
 
     def _connection(self) -> psycopg.Connection:
         """Return the connection, made anew with the memory that belongs to it after a loss."""
         if self.connection is None:
-            conn = connect(self._dsn, self.lane)
+            conn = connect(self._dsn, self.consumer.identity)
             with driver_errors():
                 self.connection = conn
                 present = course(conn)
@@ -268,18 +296,52 @@ class Writer(ABC):
                     raise Unavailable(
                         "an old primary came back: fence it (restart ingest if it is meant)"
                     )
-                # What is in memory (open intervals, running conditions) is true for one writer
-                # only. Messages would be stored once all the same, by their numbers.
-                if not claim(conn, self.lane):
-                    # Two under one identity would also throw each other out at the broker.
-                    self.consumer.stop()
-                    raise Unavailable(f"another ingest writes the {self.lane} lane, waiting for it")
+                self._claim(conn)
                 self._restore(conn)
             self._follow(present)
             self.healthy_since = datetime.now(UTC)
             self._told = ""
             log.info("database connected lane=%s", self.lane)
         return self.connection
+
+    def _claim(self, conn: psycopg.Connection) -> None:
+        """Be the only one to write our partitions, and the only one under our identity.
+
+        What is in memory (open intervals, running conditions) is true for one writer only. Messages
+        would be stored once all the same, by their numbers.
+
+        Raises:
+            Unavailable: Another process is that.
+        """
+        taken = partitions.claim(conn, self.lane, self.consumer.partitions)
+        if not taken and claim(conn, self.consumer.identity):
+            self.refused_since = None
+            metrics.PARTITIONS.labels(self.lane).set(len(self.consumer.partitions))
+            return
+        # Two under one identity would also throw each other out at the broker.
+        self.consumer.stop()
+        owners = partitions.owners(conn, self.lane)
+        holders = sorted({owners.get(name, "unknown") for name in taken})
+        self.refused_by = (
+            f"partitions {show(taken)} of the {self.lane} lane are written by {', '.join(holders)}"
+            if taken
+            else f"another process is {self.consumer.identity}"
+        )
+        self.refused_since = self.refused_since or time.monotonic()
+        raise Unavailable(f"{self.refused_by}, waiting for it")
+
+    def _look_for_owners(self, conn: psycopg.Connection) -> None:
+        """Tell which partitions nobody writes: of this lane, and of one that runs elsewhere."""
+        for lane in (self.lane, *(LANES - self.presence.lanes)):
+            if lane == self.lane and self.consumer.partitions == ALL:
+                unowned: Partitions = frozenset()
+            else:
+                unowned = ALL - partitions.owners(conn, lane).keys()
+            metrics.UNOWNED.labels(lane).set(len(unowned))
+            lasting = unowned & self._unowned.get(lane, frozenset())
+            if lasting:
+                log.warning("nobody writes partitions=%s lane=%s", show(lasting), lane)
+            self._unowned[lane] = unowned
 
     def _forget_connection(self) -> None:
         self.healthy_since = None
@@ -290,11 +352,15 @@ class Writer(ABC):
 
     def _restore(self, conn: psycopg.Connection) -> None:
         """Read the memory back: whether a lost COMMIT took is known only to the tables."""
-        self._take_registry(devices.load_registry(conn))
+        self._take_registry(devices.load_registry(conn, self._owns, self.progress))
         standing = alerts.load_standing(conn)
         self.projection.restore(
-            self.registry, devices.load_states(conn), standing, alerts.load_pending(conn)
+            self.registry,
+            devices.load_states(conn, self.own_gateways, self.progress),
+            standing,
+            alerts.load_pending(conn),
         )
+        self.progress()
         self.restore_standing(standing)
         self._refusals.restore(
             [
@@ -306,7 +372,7 @@ class Writer(ABC):
             datetime.now(UTC),
         )
         if self._suspicious is None:
-            self._suspicious = not attempts.start(conn, self.lane)
+            self._suspicious = not attempts.start(conn, self._member)
 
     def _follow(self, present: Course) -> None:
         """Speak for this course of the database from now on."""
@@ -316,6 +382,15 @@ class Writer(ABC):
         if self._downlink is None:
             self._downlink = Downlink(self.consumer)
         self._downlink.follow(str(present))
+
+    def _owns(self, gateway: str) -> bool:
+        return partition(gateway) in self.consumer.partitions
+
+    def progress(self) -> None:
+        """Note that a long reading goes on: the watchdog ends only what stands still."""
+        self.turned_at = time.monotonic()
+        if self.asking_since is not None:
+            self.asking_since = self.turned_at
 
     def _take_registry(self, registry: devices.Registry) -> None:
         self.registry = registry
@@ -335,6 +410,9 @@ class Writer(ABC):
         if now - self._replayed_at >= _REPLAY_INTERVAL:
             self._replayed_at = now
             self._replay(conn, now)
+        if now - self._owners_checked_at >= _OWNERS_INTERVAL:
+            self._owners_checked_at = now
+            self._look_for_owners(conn)
         calmed = self._refusals.calmed(now)
         if calmed:
             with conn.transaction():
@@ -355,7 +433,9 @@ class Writer(ABC):
         while True:
             try:
                 with driver_errors(), conn.transaction():
-                    asked = dead_letters.take_asked(conn, self.lane, _REPLAYED_AT_ONCE)
+                    asked = dead_letters.take_asked(
+                        conn, self.lane, _REPLAYED_AT_ONCE, self.consumer.partitions
+                    )
                     judged = [self._judge_again(letter) for letter in asked]
                     good = [item for item in judged if not item.letters]
                     self.store(conn, good, now)
@@ -397,7 +477,15 @@ class Writer(ABC):
         with driver_errors():
             if devices.registry_revision(conn) == self.registry.revision:
                 return False
-            self._take_registry(devices.load_registry(conn))
+            before = self.registry.devices
+            self._take_registry(devices.load_registry(conn, self._owns, self.progress))
+            come = [
+                device.id for name, device in self.registry.devices.items() if name not in before
+            ]
+            if self.own_gateways is not None and devices.have_states(conn, come):
+                # Moved here from behind a gateway of another process: its state is in the tables.
+                self._restore(conn)
+                return True
         self.projection.reload_registry(self.registry)
         log.info(
             "registry loaded lane=%s revision=%d devices=%d",
@@ -412,9 +500,9 @@ class Writer(ABC):
     ) -> None:
         """Store a flush; bisect it when the database says that some of it can never be stored."""
         started = time.monotonic()
-        judged = [self._judge.judge(message) for message in taken]
+        judged = self.judge(taken)
         if any(item.is_stranger for item in judged) and self._reload_registry(conn):
-            judged = [self._judge.judge(message) for message in taken]
+            judged = self.judge(taken)
         if crashed:
             judged[0].refuse_all("process.crashed", "began and never ended, several times")
         if failpoints.active(failpoints.ACK_BEFORE_COMMIT):
@@ -440,6 +528,10 @@ class Writer(ABC):
         metrics.FLUSHES.labels(self.lane).observe(time.monotonic() - started)
         self.consumer.acknowledge(taken)
         self.tell_stored(stored, judged)
+
+    def judge(self, taken: Sequence[Received]) -> list[Judged]:
+        """Return what messages are worth."""
+        return [self._judge.judge(message) for message in taken]
 
     def _transact(self, conn: psycopg.Connection, judged: Sequence[Judged]) -> Stored:
         now = datetime.now(UTC)

@@ -11,6 +11,7 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from edge_agent.messages import Lane
+from ingest.partitions import ALL, NAMES, Partitions
 
 # Of one gateway; what is refused beyond that is counted and no longer kept.
 KEPT_A_DAY_MAX: Final = 1_000
@@ -111,8 +112,13 @@ class Asked:
     numbered: bool
 
 
-def take_asked(conn: Connection, lane: Lane, limit: int) -> list[Asked]:
-    """Lock and return letters that shall be judged again, oldest first."""
+def take_asked(
+    conn: Connection, lane: Lane, limit: int, partitions: Partitions = ALL
+) -> list[Asked]:
+    """Lock and return letters of some partitions that shall be judged again, oldest first.
+
+    Letters whose topic names no partition are counted to the first one.
+    """
     with conn.cursor(row_factory=class_row(Asked)) as cursor:
         return cursor.execute(
             """
@@ -124,10 +130,11 @@ def take_asked(conn: Connection, lane: Lane, limit: int) -> list[Asked]:
                 WHERE sha256 = d.sha256 AND received_at = d.received_at AND raw IS NOT NULL LIMIT 1
             ) AS w ON true
             WHERE d.lane = %s AND d.replay_asked_at IS NOT NULL AND d.replayed_at IS NULL
+              AND coalesce(substring(d.topic FROM '^[^/]*/[^/]*/([0-3][0-9a-f])/'), %s) = ANY (%s)
             ORDER BY d.id LIMIT %s
             FOR UPDATE OF d SKIP LOCKED
             """,
-            (lane, limit),
+            (lane, NAMES[0], sorted(partitions), limit),
         ).fetchall()
 
 

@@ -2,11 +2,11 @@
 """The registry as ingest needs it in memory, with its history, and each device's latest state."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple
 
 from psycopg import Connection
 from psycopg.rows import class_row
@@ -104,19 +104,51 @@ def registry_revision(conn: Connection) -> int:
     return 0 if row is None else row[0]
 
 
-def load_registry(conn: Connection) -> Registry:
-    """Read gateways and devices, consistent with each other."""
+# A city is read by this many rows: no statement takes long, and who watches sees that it goes on.
+_BATCH: Final = 20_000
+
+
+def _all(gateway: str) -> bool:
+    del gateway
+    return True
+
+
+def _nothing() -> None:
+    pass
+
+
+def load_registry(
+    conn: Connection,
+    owns: Callable[[str], bool] = _all,
+    progress: Callable[[], None] = _nothing,
+) -> Registry:
+    """Read gateways and devices, consistent with each other.
+
+    Args:
+        conn: Outside a transaction.
+        owns: Which gateways, with the devices behind them, are wanted.
+        progress: Called now and then while it goes on.
+    """
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         revision = registry_revision(conn)
         with conn.cursor(row_factory=class_row(Gateway)) as cursor:
-            gateways = cursor.execute(
-                """
-                SELECT gateway, community, status, last_seen_at, silent, status_interval_s
-                FROM gateway
-                """
-            ).fetchall()
-        devices = conn.execute(
+            gateways = [
+                gateway
+                for gateway in cursor.execute(
+                    """
+                    SELECT gateway, community, status, last_seen_at, silent, status_interval_s
+                    FROM gateway
+                    """
+                )
+                if owns(gateway.gateway)
+            ]
+        past = _load_past(conn)
+        # What many devices have in common is held once: a city's are a million.
+        once = _Once()
+        devices: dict[str, Device] = {}
+        for row in _stream(
+            conn,
             """
             SELECT d.id, d.device, d.kind, d.gateway, d.community, d.area, d.life,
                    d.reporting_period_s, d.rated_power_w, d.programme, d.road, d.in_service_from,
@@ -126,16 +158,27 @@ def load_registry(conn: Connection) -> Registry:
                          WHERE m.device_id = d.id ORDER BY m.during)
             FROM device AS d
             JOIN area AS c ON c.area = d.community
-            """
-        )
-        past = _load_past(conn)
-    # What many devices have in common is held once: a city's are a million.
-    once = _Once()
-    return Registry(
-        revision,
-        {gateway.gateway: gateway for gateway in gateways},
-        {row[1]: past.add_history(_device(row, once)) for row in devices},
-    )
+            WHERE d.gateway = ANY (%s)
+            """,
+            ([gateway.gateway for gateway in gateways],),
+            progress,
+        ):
+            devices[row[1]] = past.add_history(_device(row, once))
+    return Registry(revision, {gateway.gateway: gateway for gateway in gateways}, devices)
+
+
+def _stream(
+    conn: Connection, query: LiteralString, values: Sequence[object], progress: Callable[[], None]
+) -> Iterator[Sequence[Any]]:
+    """Read what may be a million rows, within a transaction."""
+    with conn.cursor(name="stream") as cursor:
+        cursor.itersize = _BATCH
+        cursor.execute(query, values)
+        for number, row in enumerate(cursor):
+            if number % _BATCH == 0:
+                progress()
+            yield row
+    progress()
 
 
 class _Once(dict[Any, Any]):
@@ -275,15 +318,38 @@ def _version(until: datetime, row: Sequence[Any]) -> _Version:
     )
 
 
-def load_states(conn: Connection) -> dict[int, State]:
-    """Read the latest state of every device, by device id."""
-    rows = conn.execute(
+def load_states(
+    conn: Connection,
+    gateways: Sequence[str] | None = None,
+    progress: Callable[[], None] = _nothing,
+) -> dict[int, State]:
+    """Read the latest state of every device, by device id; of those behind some gateways if said.
+
+    Args:
+        conn: Outside a transaction.
+        gateways: Whose devices; None for all.
+        progress: Called now and then while it goes on.
+    """
+    query: LiteralString = """
+        SELECT s.device_id, s.at, s.received_at, s.since, s.reading, s.fault, s.silent, s.lit,
+               s.lit_at
+        FROM device_state AS s
         """
-        SELECT device_id, at, received_at, since, reading, fault, silent, lit, lit_at
-        FROM device_state
-        """
-    ).fetchall()
-    return {device_id: State(*rest) for device_id, *rest in rows}
+    values: tuple[object, ...] = ()
+    if gateways is not None:
+        query += "JOIN device AS d ON d.id = s.device_id AND d.gateway = ANY (%s)"
+        values = (list(gateways),)
+    with conn.transaction():
+        rows = _stream(conn, query, values, progress)
+        return {device_id: State(*rest) for device_id, *rest in rows}
+
+
+def have_states(conn: Connection, ids: Sequence[int]) -> bool:
+    """Return whether any of these devices was ever heard."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM device_state WHERE device_id = ANY (%s))", (list(ids),)
+    ).fetchone()
+    return row is not None and row[0]
 
 
 def save_states(conn: Connection, states: Collection[tuple[int, State]]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What gateways say of themselves, and whether they are heard."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from psycopg import Connection
@@ -42,6 +42,32 @@ def save_presence(conn: Connection, presence: Iterable[tuple[str, datetime | Non
     """Write when gateways were last heard, and whether that is too long ago."""
     with conn.cursor() as cursor:
         cursor.executemany(
-            "UPDATE gateway SET last_seen_at = %s, silent = %s WHERE gateway = %s",
+            """
+            UPDATE gateway SET last_seen_at = greatest(last_seen_at, %s), silent = %s
+            WHERE gateway = %s
+            """,
             [(last_seen_at, silent, gateway) for gateway, last_seen_at, silent in presence],
         )
+
+
+def save_heard(conn: Connection, heard: Sequence[tuple[str, datetime]]) -> None:
+    """Write when gateways were heard, for the process that decides whether they are silent."""
+    conn.execute(
+        """
+        UPDATE gateway AS g SET last_seen_at = h.at
+        FROM unnest(%s::text[], %s::timestamptz[]) AS h (gateway, at)
+        WHERE g.gateway = h.gateway AND h.at > coalesce(g.last_seen_at, '-infinity')
+        """,
+        ([gateway for gateway, _ in heard], [at for _, at in heard]),
+    )
+
+
+def load_heard(conn: Connection, gateways: Sequence[str]) -> list[tuple[str, datetime]]:
+    """Return when gateways were last heard, by any process; those that never were are left out."""
+    return conn.execute(
+        """
+        SELECT gateway, last_seen_at FROM gateway
+        WHERE gateway = ANY (%s) AND last_seen_at IS NOT NULL
+        """,
+        (list(gateways),),
+    ).fetchall()

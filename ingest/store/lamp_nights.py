@@ -99,13 +99,19 @@ def mark_dirty(conn: Connection, nights: Iterable[NightKey]) -> None:
     )
 
 
-def take_dirty(conn: Connection, limit: int, until: datetime | None = None) -> list[NightKey]:
+def take_dirty(
+    conn: Connection,
+    limit: int,
+    until: datetime | None = None,
+    gateways: Sequence[str] | None = None,
+) -> list[NightKey]:
     """Lock up to ``limit`` dirty nights and return them.
 
     Args:
         conn: In a transaction.
         limit: How many.
         until: Nights of which readings may be younger wait; None: none does.
+        gateways: Of lamps behind these alone; None: of all.
     """
     rows = conn.execute(
         """
@@ -115,11 +121,17 @@ def take_dirty(conn: Connection, limit: int, until: datetime | None = None) -> l
         WHERE n.dirty
           AND n.due_to + d.reporting_period_s * %(periods)s * interval '1 second'
               <= coalesce(%(until)s, 'infinity'::timestamptz)
+          AND (%(gateways)s::text[] IS NULL OR d.gateway = ANY (%(gateways)s))
         ORDER BY n.device_id, n.night
         LIMIT %(limit)s
         FOR UPDATE OF n SKIP LOCKED
         """,
-        {"limit": limit, "until": until, "periods": lighting.SILENCE_PERIODS},
+        {
+            "limit": limit,
+            "until": until,
+            "periods": lighting.SILENCE_PERIODS,
+            "gateways": gateways,
+        },
     ).fetchall()
     return [(device_id, night) for device_id, night in rows]
 
