@@ -152,6 +152,8 @@ def retire(
                     ca=settings.broker.ca,
                     certificates=settings.ingest.certificates,
                 )
+                # What it held back others have found from the readings when they took over.
+                conn.execute("DELETE FROM ingest_lane WHERE lane = %s", (identity,))
                 print(f"retired {identity}")
 
 

@@ -176,6 +176,13 @@ class Ingest(Section):
     )
     future_limit_s: float = Field(default=300, gt=0, le=86_400)
     late_limit_days: float = Field(default=30, gt=0, le=365)
+    state_interval_s: float = Field(
+        default=0,
+        ge=0,
+        le=600,
+        description="how far latest states in the database may be behind where nothing but numbers"
+        " changed; 60 at city rate",
+    )
     status_interval_s: float = Field(
         default=10, gt=0, le=3_600, description="of gateways that do not say theirs"
     )

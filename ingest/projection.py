@@ -6,7 +6,7 @@ not (`rollback`), so memory never runs ahead of the tables.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -28,13 +28,23 @@ _US: Final = timedelta(microseconds=1)
 _IDENTITY: Final = frozenset({"kind", "device", "at"})
 _FAULT: Final = DEVICE_FAULT.id
 _NO_DELAY: Final = timedelta(0)
+# What a reading says otherwise than by numbers: a change of it is written at once.
+_WORDS: Final = {
+    kind: tuple(
+        name
+        for name, type_ in zip(its.readings.columns, its.readings.types, strict=True)
+        if type_ in {"bool", "text"}
+    )
+    for kind, its in KINDS.items()
+}
 
 
 @dataclass(slots=True)
 class Delta:
-    """What one flush changes."""
+    """What one flush changes: ``held`` in memory alone, the rest in the tables."""
 
     states: dict[int, State] = field(default_factory=dict[int, State])
+    held: dict[int, State] = field(default_factory=dict[int, State])
     settled: dict[NightKey, tuple[int, int]] = field(
         default_factory=dict[NightKey, tuple[int, int]]
     )
@@ -86,6 +96,8 @@ class Projection:
         self._params: dict[TrackKey, Mapping[str, Any]] = {}
         self._stream_time: dict[str, datetime] = {}
         self._nights: set[NightKey] = set()
+        self._interval = _NO_DELAY
+        self._held_since: datetime | None = None
         self._staged_tracks: dict[TrackKey, Track] = {}
         self._staged_time: dict[str, datetime] = {}
         self.delta = Delta()
@@ -138,18 +150,80 @@ class Projection:
         self.rollback()
 
     def reload_registry(self, registry: Registry) -> None:
-        """Go on with a changed registry."""
+        """Go on with a changed registry.
+
+        What was held back of devices that are another process's now is forgotten: it is found from
+        their readings there.
+        """
         self._set_registry(registry)
         self._nights.clear()
+        for number in [number for number in self.held if number not in self._by_id]:
+            del self._states[number]
+
+    def hold_back(self, interval: timedelta, since: datetime | None) -> None:
+        """Write states that say nothing new no more often than this, from now on.
+
+        Args:
+            interval: How far the table may be behind; of a lamp half of `max_silence`, where that
+                is less.
+            since: States before this instant are not held back; None: none are.
+        """
+        self._interval, self._held_since = interval, since
+
+    @property
+    def held(self) -> Iterator[int]:
+        """The devices whose states are held back, by id; not to be walked across a flush."""
+        return (number for number, state in self._states.items() if state.stored_at is not None)
+
+    def held_too_long(
+        self, device_ids: Iterable[int], since: datetime, heard: datetime
+    ) -> list[int]:
+        """Return those of some devices whose states are to be written without a reading.
+
+        Args:
+            device_ids: Devices that were heard.
+            since: The table has a state from before this instant.
+            heard: Or nothing was received from them after this one.
+        """
+        states = self._states
+        return [
+            number
+            for number in device_ids
+            if (state := states.get(number)) is not None
+            and state.stored_at is not None
+            and (state.stored_at < since or state.received_at < heard)
+        ]
+
+    def held_by_changed(self, registry: Registry) -> Iterator[int]:
+        """Return those of them that another registry knows otherwise."""
+        known = {device.id: device for device in registry.devices.values()}
+        return (
+            number
+            for number in self.held
+            if number in known and known[number] != self._by_id[number]
+        )
+
+    def write_out(self, device_ids: Iterable[int]) -> None:
+        """Stage what is held back of these devices."""
+        for device_id in device_ids:
+            state = self.state(device_id)
+            if state is not None and state.stored_at is not None:
+                self._settle_held(self._by_id[device_id], state)
+                self.delta.states[device_id] = state.written()
+                self.delta.held.pop(device_id, None)
 
     def state(self, device_id: int) -> State | None:
         """Return a device's latest state, staged or committed."""
-        return self.delta.states.get(device_id) or self._states.get(device_id)
+        delta = self.delta
+        return (
+            delta.states.get(device_id) or delta.held.get(device_id) or self._states.get(device_id)
+        )
 
     def commit(self) -> Delta:
         """Make what was staged the present, and return it."""
         delta = self.delta
         self._states.update(delta.states)
+        self._states.update(delta.held)
         for key, track in self._staged_tracks.items():
             if track is IDLE:
                 self._tracks.pop(key, None)
@@ -200,6 +274,7 @@ class Projection:
         state = self.state(device.id)
         if state is None or state.silent == silent:
             return
+        self.write_out((device.id,))
         state = State(
             state.at, state.received_at, state.since, state.reading, state.fault, silent,
             state.lit, state.lit_at,
@@ -222,47 +297,98 @@ class Projection:
         at, at_us = reading.at, spans.to_us(reading.at)
         before = self.state(device.id)
         if before is not None and at < before.at:
-            # Latest state only moves forward; what is past is restated from raw.
-            if isinstance(reading, LampReading):
-                zone = device.place.time_zone
-                for instant in (at_us, at_us + device.max_silence // _US):
-                    night = self._night(instant, zone)
-                    self._due_of(device, night)  # a night nobody has heard of has no row yet
-                    self.delta.dirty.add((device.id, night))
+            self._fold_late(device, reading, at_us)
             return
-        lit, lit_at = (None, None) if before is None else (before.lit, before.lit_at)
         shines: bool | None = None
         if isinstance(reading, LampReading):
             shines = lighting.is_lit(reading.lit, reading.power_w, device.rated_power_w)
+        # Numbers, words and truth values only: JSON as they are.
+        values = {
+            name: value
+            for name, value in reading.__dict__.items()
+            if value is not None and name not in _IDENTITY
+        }
+        is_news = before is None or before.reading != values
+        if before is not None and self._may_wait(device, before, at, shines, values, is_news):
+            state = self.delta.held[device.id] = before.held_back(at, received_at, values)
+        else:
+            if before is not None and before.stored_at is not None:
+                self.write_out((device.id,))
+            lit, lit_at = (None, None) if before is None else (before.lit, before.lit_at)
             if shines is not None:
                 if lit is not None and lit_at is not None:
                     self._settle(device, spans.to_us(lit_at), lit, at_us)
                     # Of two readings with one instant, lit wins, whatever their order.
                     shines = shines or (lit and lit_at == at)
                 lit, lit_at = shines, at
-        fault = reading.fault
-        state = State(
-            at,
-            received_at,
-            at if before is None or before.fault != fault else before.since,
-            # Numbers, words and truth values only: JSON as they are.
-            {
-                name: value
-                for name, value in reading.__dict__.items()
-                if value is not None and name not in _IDENTITY
-            },
-            fault,
-            before is not None and before.silent,
-            lit,
-            lit_at,
-        )
-        self.delta.states[device.id] = state
+            fault = reading.fault
+            state = self.delta.states[device.id] = State(
+                at,
+                received_at,
+                at if before is None or before.fault != fault else before.since,
+                values,
+                fault,
+                before is not None and before.silent,
+                lit,
+                lit_at,
+            )
         stream_time = self._staged_time.get(device.gateway) or self._stream_time.get(device.gateway)
         if stream_time is None or at > stream_time:
             self._staged_time[device.gateway] = at
-        if before is None or before.reading != state.reading:
+        if is_news:
             self._tell(device, state)
         self._ask_rules(device, reading, at_us, shines, received_at)
+
+    def _fold_late(self, device: Device, reading: Reading, at_us: int) -> None:
+        """Latest state only moves forward; what is past is restated from raw."""
+        # All readings newer than the state in the table are held back, in order, and say the same:
+        # what a restart needs to know of them is the last one alone.
+        self.write_out((device.id,))
+        if isinstance(reading, LampReading):
+            zone = device.place.time_zone
+            for instant in (at_us, at_us + device.max_silence // _US):
+                night = self._night(instant, zone)
+                self._due_of(device, night)  # a night nobody has heard of has no row yet
+                self.delta.dirty.add((device.id, night))
+
+    def _may_wait(
+        self,
+        device: Device,
+        before: State,
+        at: datetime,
+        shines: bool | None,
+        values: Mapping[str, Any],
+        is_news: bool,
+    ) -> bool:
+        """Return whether a reading says nothing that has to be in the table now."""
+        since = self._held_since
+        if since is None or device.id in self.delta.states:
+            return False
+        stored_at = before.stored_at or before.at
+        waited = at - stored_at
+        if stored_at < since or waited >= self._interval or before.at >= at:
+            return False
+        if shines is not before.lit:
+            return False
+        if shines is not None:
+            # Whoever reads a night adds what the latest reading holds, for as long as
+            # `max_silence`: the next one, a third of that later, must come to the table before.
+            if waited + waited >= device.max_silence:
+                return False
+            # Told by each reading: then light that holds on is all there is between two of them.
+            if before.lit_at != before.at:
+                return False
+        if is_news:
+            old = before.reading
+            for name in _WORDS[device.kind]:
+                if old.get(name) != values.get(name):
+                    return False
+        return True
+
+    def _settle_held(self, device: Device, state: State) -> None:
+        """Add what the readings held from the state in the table to the latest one."""
+        if state.lit is not None and state.stored_at is not None:
+            self._settle(device, spans.to_us(state.stored_at), state.lit, spans.to_us(state.at))
 
     def _settle(self, device: Device, start: int, lit: bool, until: int) -> None:
         """Add what the reading at ``start`` held, now that the next one ended its hold."""
@@ -388,10 +514,12 @@ class Projection:
         self._staged_tracks[key] = after
         rule, device_id, _ = key
         if isinstance(after, Pending):
-            if not isinstance(before, Pending):
-                self.delta.pending[rule, device_id] = after.since
+            if isinstance(before, Pending):
+                return  # confirmed once more
+            self.delta.pending[rule, device_id] = after.since
         elif isinstance(before, Pending):
             self.delta.pending[rule, device_id] = None
+        self.write_out((device_id,))
 
     def _decide(
         self, device: Device, rule: Rule, key: TrackKey, decision: Decision, received_at: datetime

@@ -120,9 +120,11 @@ def _limits(config: Config) -> Limits:
 
 
 def _telemetry(config: Config, rules: RuleBook, presence: Presence) -> TelemetryWriter:
+    state_interval = timedelta(seconds=config.ingest.state_interval_s)
     if presence.is_whole:
         return TelemetryWriter(
-            **_common(config, rules, presence, "telemetry", Subscription("telemetry"))
+            state_interval=state_interval,
+            **_common(config, rules, presence, "telemetry", Subscription("telemetry")),
         )
     # The event lane runs elsewhere: what gateways ask and whether they are silent is heard here.
     watch = Watch(
@@ -131,7 +133,11 @@ def _telemetry(config: Config, rules: RuleBook, presence: Presence) -> Telemetry
         config.ingest.gateway_silence_intervals,
     )
     heard = (Subscription("telemetry"), Subscription("status"))
-    return TelemetryWriter(watch, **_common(config, rules, presence, "telemetry", *heard))
+    return TelemetryWriter(
+        watch,
+        state_interval=state_interval,
+        **_common(config, rules, presence, "telemetry", *heard),
+    )
 
 
 def _events(config: Config, rules: RuleBook, presence: Presence) -> EventWriter:

@@ -28,7 +28,7 @@ from ingest.store import (
     lamp_nights,
     readings,
 )
-from ingest.store.devices import Device
+from ingest.store.devices import Device, State
 from ingest.writer import Common, Stored, Writer
 
 _RECOMPUTE_INTERVAL: Final = timedelta(seconds=1)
@@ -38,6 +38,10 @@ _PRESENCE_INTERVAL: Final = timedelta(seconds=1)
 _WINDOW_INTERVAL: Final = timedelta(seconds=60)
 # Nights opened for lamps nobody heard; older ones open when a reading comes.
 _NIGHTS_BACK: Final = timedelta(days=2)
+# A state is held back for this many intervals after its instant at most, delivery included: the
+# rest is written at once. After a crash all readings since then are looked through.
+_HELD_INTERVALS: Final = 2
+_FOR_EVER: Final = datetime.max.replace(tzinfo=UTC)
 # Of a city's devices and lamps: some milliseconds' work, between two flushes.
 _CHECKED_AT_ONCE: Final = 5_000
 _OPENED_AT_ONCE: Final = 1_000
@@ -56,17 +60,31 @@ class TelemetryWriter(Writer):
     _presence_checked_at = _NEVER
     _presence_saved_at = _NEVER
 
-    def __init__(self, watch: Watch | None = None, **common: Unpack[Common]) -> None:
+    def __init__(
+        self,
+        watch: Watch | None = None,
+        *,
+        state_interval: timedelta = timedelta(),
+        **common: Unpack[Common],
+    ) -> None:
         """Start with nothing looked at.
 
         Args:
             watch: Who is silent, where the event lane, which decides that, runs elsewhere: then
                 this lane hears statuses, too.
+            state_interval: How far states and lamp-nights in the tables may be behind memory where
+                nothing but numbers changed.
             common: What every lane is made of.
         """
         super().__init__(**common)
         self._indexed = chunks.Indexed()
         self._watch = watch
+        self._state_interval = state_interval
+        # States before this instant are in the tables; None: all are. Stored, so that a restart
+        # knows how far to look back.
+        self._held_since: datetime | None = None
+        # The same, as it will be when this round has looked at all devices.
+        self._round_since: datetime | None = None
         # Devices still to be looked at in this round; a city is no work for one tick.
         self._unchecked: list[int] = []
         # Lamps whose nights are still to be opened, and what the last ones were opened for.
@@ -155,7 +173,12 @@ class TelemetryWriter(Writer):
             self._windows_opened_at = now
             self._begin_windows(now)
             if NAMES[0] in self.consumer.partitions:  # everybody's, so somebody's
-                lamp_nights.finalise(conn, now)
+                # A night whose light may be held back, by whichever process, is still open.
+                held_since = devices.load_held_since(conn)
+                lamp_nights.finalise(
+                    conn,
+                    now if held_since is None else min(now, held_since + lamp_nights.FINAL_AFTER),
+                )
         if self._unopened:
             self._open_windows(conn, now)
         if self._watch is not None and now - self._presence_checked_at >= _PRESENCE_INTERVAL:
@@ -163,9 +186,60 @@ class TelemetryWriter(Writer):
             self._look_for_gateways(conn, self._watch, now)
         if not self._unchecked and now - self._silence_checked_at >= _SILENCE_INTERVAL:
             self._silence_checked_at = now
-            self._unchecked = list(self.projection.heard)
+            self._begin_round(now)
         if self._unchecked:
-            self._check_silence(conn, now)
+            self._look_round(conn, now)
+
+    def load_states(self, conn: psycopg.Connection) -> dict[int, State]:
+        """Read the latest states, and bring those that were held back up to the readings."""
+        states = super().load_states(conn)
+        self._unchecked, self._round_since, self._held_since = [], None, None
+        # Whoever held them back: partitions may have had another writer before.
+        since = devices.load_held_since(conn)
+        if since is not None:
+            for kind in KINDS.values():
+                for device_id, at, received_at, reading in devices.load_held(
+                    conn, kind.readings, since, self.own_gateways
+                ):
+                    self.progress()
+                    states[device_id] = states[device_id].held_back(at, received_at, reading)
+        elif self._state_interval:
+            since = datetime.now(UTC) - _HELD_INTERVALS * self._state_interval
+        if since is not None:
+            devices.save_held_since(conn, self.member, since)
+            self._held_since = since
+        self.projection.hold_back(self._state_interval, since if self._state_interval else None)
+        return states
+
+    def registry_changes(self, conn: psycopg.Connection, registry: devices.Registry) -> None:
+        """Settle what was held back by the registry it was held back under."""
+        if self._held_since is not None:
+            self._write_out(conn, list(self.projection.held_by_changed(registry)))
+
+    def finish(self, conn: psycopg.Connection) -> None:
+        """Write all that is held back; what is not is found again by the next process."""
+        if self._held_since is not None:
+            self._write_out(conn, list(self.projection.held))
+            devices.save_held_since(conn, self.member, None)
+
+    def _write_out(self, conn: psycopg.Connection, held: Sequence[int]) -> None:
+        for first in range(0, len(held), _CHECKED_AT_ONCE):
+            self.progress()
+            self.projection.write_out(held[first : first + _CHECKED_AT_ONCE])
+            self._write_staged(conn, datetime.now(UTC))
+
+    def _write_staged(self, conn: psycopg.Connection, now: datetime) -> None:
+        """Write what is staged without a flush, in a transaction of its own."""
+        delta = self.projection.delta
+        if not delta.states:
+            return
+        try:
+            with conn.transaction():
+                self._write(conn, delta, now)
+        except psycopg.Error:
+            self.projection.rollback()
+            raise
+        self._announce(self.projection.commit())
 
     def _look_for_gateways(self, conn: psycopg.Connection, watch: Watch, now: datetime) -> None:
         """Notice silent gateways, of whose devices nothing can be said; tell who is heard."""
@@ -178,17 +252,27 @@ class TelemetryWriter(Writer):
             self._presence_saved_at = now
 
     def _recompute(self, conn: psycopg.Connection, now: datetime) -> None:
-        with conn.transaction():
-            if devices.registry_revision(conn) != self.registry.revision:
-                return  # what marked these nights may be a change not read yet
-            until = self._indexed.until(conn, now)
-            for device_id, night in lamp_nights.take_dirty(
-                conn, _RECOMPUTED_AT_ONCE, until, self.own_gateways
-            ):
-                device = self.projection.device(device_id)
-                assert device is not None, "who has a night is registered"
-                state = self.projection.state(device_id)
-                lamp_nights.recompute(conn, device, night, None if state is None else state.lit_at)
+        try:
+            with conn.transaction():
+                self._restate(conn, now)
+        except psycopg.Error:
+            self.projection.rollback()
+            raise
+        self._announce(self.projection.commit())
+
+    def _restate(self, conn: psycopg.Connection, now: datetime) -> None:
+        if devices.registry_revision(conn) != self.registry.revision:
+            return  # what marked these nights may be a change not read yet
+        until = self._indexed.until(conn, now)
+        dirty = lamp_nights.take_dirty(conn, _RECOMPUTED_AT_ONCE, until, self.own_gateways)
+        # What is restated is settled up to the state in the table, as all nights are.
+        self.projection.write_out(device_id for device_id, _ in dirty)
+        self._write(conn, self.projection.delta, now)
+        for device_id, night in dirty:
+            device = self.projection.device(device_id)
+            assert device is not None, "who has a night is registered"
+            state = self.projection.state(device_id)
+            lamp_nights.recompute(conn, device, night, None if state is None else state.lit_at)
 
     def _begin_windows(self, now: datetime) -> None:
         """Take up all lamps, if their nights were opened for another night or registry."""
@@ -222,11 +306,35 @@ class TelemetryWriter(Writer):
             lamp_nights.insert_missing(conn, nights)
         del self._unopened[-_OPENED_AT_ONCE:]
 
-    def _check_silence(self, conn: psycopg.Connection, now: datetime) -> None:
-        rule = self.rules.get(DEVICE_SILENT.id)
-        listening = self.listening
+    def _begin_round(self, now: datetime) -> None:
+        """Take up all devices that were heard."""
+        self._unchecked = list(self.projection.heard)
+        if self._held_since is not None:
+            since = _FOR_EVER
+            if self._state_interval:
+                since = now - _HELD_INTERVALS * self._state_interval
+                self.projection.hold_back(self._state_interval, since)
+            self._round_since = since
+
+    def _look_round(self, conn: psycopg.Connection, now: datetime) -> None:
+        """Look at the next devices of this round: who is silent, whose state has waited enough."""
         taken = self._unchecked[-_CHECKED_AT_ONCE:]
         del self._unchecked[-_CHECKED_AT_ONCE:]
+        since = self._round_since
+        if since is not None:
+            heard = now - self._state_interval
+            self.projection.write_out(self.projection.held_too_long(taken, since, heard))
+        self._check_silence(taken, now)
+        self._write_staged(conn, now)
+        if since is not None and not self._unchecked:
+            # Everybody was looked at since `hold_back` was told.
+            self._round_since = None
+            self._held_since = since if self._state_interval else None
+            devices.save_held_since(conn, self.member, self._held_since)
+
+    def _check_silence(self, taken: Sequence[int], now: datetime) -> None:
+        rule = self.rules.get(DEVICE_SILENT.id)
+        listening = self.listening
         if rule is None or listening is None:
             return
         heard_after = listening.until - rule.on_delay
@@ -247,12 +355,3 @@ class TelemetryWriter(Writer):
             )
             if silent is not None:
                 self.projection.silence(device, rule, silent=silent, now=now)
-        delta = self.projection.delta
-        if delta.states:
-            try:
-                with conn.transaction():
-                    self._write(conn, delta, now)
-            except psycopg.Error:
-                self.projection.rollback()
-                raise
-            self._announce(self.projection.commit())

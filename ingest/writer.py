@@ -54,6 +54,7 @@ from ingest.store import (
     streams,
 )
 from ingest.store.alerts import Subject
+from ingest.store.devices import State
 from ingest.store.streams import Mark, StreamKey
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class Writer(ABC):
         self._unowned: dict[Lane, Partitions] = {}
         # Attempts are counted by each member for itself, by the first under the lane's name.
         first = self.consumer.identity.endswith("-00")
-        self._member = self.lane if first else self.consumer.identity
+        self.member = self.lane if first else self.consumer.identity
 
     @property
     def own_gateways(self) -> list[str] | None:
@@ -194,7 +195,8 @@ class Writer(ABC):
                 self.consumer.start()
         if self.connection is not None and self._suspicious is not None:
             with contextlib.suppress(Unavailable), driver_errors():
-                attempts.end(self.connection, self._member)
+                attempts.end(self.connection, self.member)
+                self.finish(self.connection)
         self.close()
 
     def _own(self, taken: Sequence[Received]) -> Sequence[Received]:
@@ -260,7 +262,7 @@ class Writer(ABC):
             return
         again = [message for message in taken if message.dup]
         with driver_errors():
-            begun = attempts.begun(conn, self._member) if again else dict[bytes, int]()
+            begun = attempts.begun(conn, self.member) if again else dict[bytes, int]()
         worst: defaultdict[str, int] = defaultdict(int)
         for message in again:
             worst[message.topic] = max(worst[message.topic], begun.get(message.sha256, 0))
@@ -272,7 +274,7 @@ class Writer(ABC):
                 before -= 1
             else:
                 with driver_errors():
-                    attempts.begin(conn, self._member, digest)
+                    attempts.begin(conn, self.member, digest)
                 self._begun.add(digest)
             self._store(conn, [message], crashed=before >= attempts.ATTEMPTS_MAX)
         rest = [message for message in taken if not message.dup]
@@ -282,7 +284,7 @@ class Writer(ABC):
             self._suspicious = False
             self._begun.clear()
             with driver_errors():
-                attempts.forget(conn, self._member)
+                attempts.forget(conn, self.member)
 
     def _connection(self) -> psycopg.Connection:
         """Return the connection, made anew with the memory that belongs to it after a loss."""
@@ -355,10 +357,7 @@ class Writer(ABC):
         self._take_registry(devices.load_registry(conn, self._owns, self.progress))
         standing = alerts.load_standing(conn)
         self.projection.restore(
-            self.registry,
-            devices.load_states(conn, self.own_gateways, self.progress),
-            standing,
-            alerts.load_pending(conn),
+            self.registry, self.load_states(conn), standing, alerts.load_pending(conn)
         )
         self.progress()
         self.restore_standing(standing)
@@ -372,7 +371,7 @@ class Writer(ABC):
             datetime.now(UTC),
         )
         if self._suspicious is None:
-            self._suspicious = not attempts.start(conn, self._member)
+            self._suspicious = not attempts.start(conn, self.member)
 
     def _follow(self, present: Course) -> None:
         """Speak for this course of the database from now on."""
@@ -478,10 +477,10 @@ class Writer(ABC):
             if devices.registry_revision(conn) == self.registry.revision:
                 return False
             before = self.registry.devices
-            self._take_registry(devices.load_registry(conn, self._owns, self.progress))
-            come = [
-                device.id for name, device in self.registry.devices.items() if name not in before
-            ]
+            registry = devices.load_registry(conn, self._owns, self.progress)
+            self.registry_changes(conn, registry)
+            self._take_registry(registry)
+            come = [device.id for name, device in registry.devices.items() if name not in before]
             if self.own_gateways is not None and devices.have_states(conn, come):
                 # Moved here from behind a gateway of another process: its state is in the tables.
                 self._restore(conn)
@@ -622,6 +621,18 @@ class Writer(ABC):
     @abstractmethod
     def committed(self, judged: Sequence[Judged], fresh: Sequence[Judged]) -> None:
         """Make what was staged in memory the present."""
+
+    def load_states(self, conn: psycopg.Connection) -> dict[int, State]:
+        """Read the latest state of every device, by device id."""
+        return devices.load_states(conn, self.own_gateways, self.progress)
+
+    def registry_changes(self, conn: psycopg.Connection, registry: devices.Registry) -> None:
+        """Do what is still to be done with the registry as it was before."""
+        del conn, registry
+
+    def finish(self, conn: psycopg.Connection) -> None:
+        """Write what is in memory alone, before the process ends in order."""
+        del conn
 
     def restore_standing(self, standing: Sequence[alerts.Standing]) -> None:
         """Take up alerts that stand beside those of the projection."""

@@ -113,10 +113,12 @@ class Bench:
             presence=self.presence,
         )
 
-    def telemetry(self) -> TelemetryWriter:
+    def telemetry(self, state_interval: timedelta = timedelta()) -> TelemetryWriter:
         """A telemetry writer that starts now; what ran before is gone."""
         self.close()
-        writer = TelemetryWriter(**self._common("ingest-telemetry-00"))
+        writer = TelemetryWriter(
+            state_interval=state_interval, **self._common("ingest-telemetry-00")
+        )
         self._writers.append(writer)
         return writer
 

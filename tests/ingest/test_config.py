@@ -64,6 +64,14 @@ def test_lanes_have_limits_of_their_own(file: Path) -> None:
     assert telemetry.bytes == 4 * 1024 * 1024
 
 
+def test_states_are_written_at_once_if_nothing_is_said(file: Path) -> None:
+    assert read(file, GOOD).ingest.state_interval_s == 0
+    text = GOOD.replace("[ingest]", "[ingest]\nstate_interval_s = 60", 1)
+    assert read(file, text).ingest.state_interval_s == 60
+    (problem,) = problems(file, text.replace("60", "601", 1))
+    assert "state_interval_s: 601: input should be less than or equal to 600" in problem
+
+
 def test_tables_are_kept_as_usual_but_for_those_that_are_named(file: Path) -> None:
     assert read(file, GOOD).ingest.retention_days == {}
     text = GOOD + "[ingest.retention_days]\nreading_lamp = 45\n"

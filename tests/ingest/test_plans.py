@@ -22,8 +22,10 @@ from deploy.faults.ground import dsn_of
 from deploy.services import Postgres
 from edge_agent.kinds.lamp import LampReading
 from ingest.indicators.spans import day_span, from_us
+from ingest.kinds import KINDS
 from ingest.retention import EVENTS, READINGS
 from ingest.store import chunks, connect, device_days
+from ingest.store.devices import load_held, load_states, save_states
 from tests.ingest.community import Bench, feed, found
 from tests.services import OWNER, Broker, until
 
@@ -292,6 +294,64 @@ def test_nothing_that_a_reading_changes_is_indexed(town: str) -> None:
             " AND (indpred IS NOT NULL OR indexprs IS NOT NULL)"
         ).fetchone()
         assert partial == (0,)
+
+
+def _explain(conn: psycopg.Connection[Any], query: Any, params: Any) -> None:
+    explained = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(
+        query if isinstance(query, sql.Composed) else sql.SQL(query)
+    )
+    row = psycopg.Cursor[TupleRow](conn, row_factory=tuple_row).execute(explained, params)
+    _PLANS.append(next(row)[0][0]["Plan"])
+
+
+class _ExplainedUpdates(psycopg.Cursor[Any]):
+    def execute(self, query: Any, params: Any = None, **more: Any) -> Any:
+        if str(query).lstrip().startswith("UPDATE"):
+            _explain(self.connection, query, params)
+        return super().execute(query, params, **more)
+
+
+class _ExplainedStreams(psycopg.ServerCursor[Any]):
+    def execute(self, query: Any, params: Any = None, **more: Any) -> Any:
+        _explain(self.connection, query, params)
+        return super().execute(query, params, **more)
+
+
+def test_states_are_updated_by_their_key(town: str) -> None:
+    """A temporary table has no statistics: whatever it holds, no other state may be read."""
+    _PLANS.clear()
+    with psycopg.connect(town, cursor_factory=_ExplainedUpdates) as conn:
+        states = list(load_states(conn).items())
+        save_states(conn, states[: len(states) // 2])
+        conn.rollback()
+    (plan,) = _PLANS
+    assert ("Index Scan", "device_state") in scans([plan])
+    assert sequential([plan]) == {"stage_state"}
+
+
+@pytest.mark.parametrize("indexed", ["always", "after-close"])
+def test_what_was_held_back_is_found_in_the_newest_chunks(town: str, indexed: str) -> None:
+    _PLANS.clear()
+    with psycopg.connect(town) as conn:
+        if indexed == "after-close":
+            conn.execute("DROP INDEX reading_lamp_device_at")
+            conn.execute("CREATE INDEX ON reading_lamp USING brin (at)")
+        conn.execute(
+            "UPDATE device_state SET at = %s WHERE device_id <= 50", (NOW - timedelta(minutes=1),)
+        )
+        conn.execute(
+            "INSERT INTO reading_lamp (at, received_at, device_id, power_w)"
+            " SELECT %s, %s, id, 41.1 FROM device WHERE id <= 60",
+            (NOW, NOW),
+        )
+        conn.server_cursor_factory = _ExplainedStreams
+        found = list(load_held(conn, KINDS["lamp"].readings, NOW - timedelta(minutes=2)))
+        conn.rollback()
+    assert len(found) == 50
+    assert found[0][1:] == (NOW, NOW, {"power_w": 41.1})
+    # No chunk is read twice, and of four hundred only those in which there may be something.
+    assert not [node for node in nodes(_PLANS[0]) if node["Node Type"] == "Nested Loop"]
+    assert 1 <= len(of_readings(_PLANS)) <= 2
 
 
 def test_updates_of_states_are_hot(town: str, broker: Broker) -> None:

@@ -71,8 +71,10 @@ class Tables:
         self.told: list[tuple[str, str, str, datetime]] = []
         self.standing: dict[tuple[str, str], Standing] = {}
         self.pending: dict[tuple[str, int], datetime] = {}
+        self.readings: list[tuple[Device, Reading, datetime]] = []
 
     def write(self, delta: Delta) -> None:
+        assert not any(state.stored_at for state in delta.states.values())
         self.states.update(delta.states)
         for key, (lit, dark) in delta.settled.items():
             self.settled[key, "lit"] += lit
@@ -93,12 +95,18 @@ class Tables:
             else:
                 self.pending[key] = since
 
-    def restored(self) -> Projection:
+    def restored(self, interval: timedelta) -> Projection:
         projection = Projection(RuleBook(DEFAULT_RULES), REGISTRY)
+        projection.hold_back(interval, START if interval else None)
         pending = [
             PendingRow(rule, number, since) for (rule, number), since in self.pending.items()
         ]
-        projection.restore(REGISTRY, self.states, self.standing.values(), pending)
+        states = dict(self.states)
+        for known, told, received_at in self.readings:
+            if told.at > states[known.id].at:
+                values = told.model_dump(exclude={"kind", "device", "at"}, exclude_none=True)
+                states[known.id] = states[known.id].held_back(told.at, received_at, values)
+        projection.restore(REGISTRY, states, self.standing.values(), pending)
         return projection
 
 
@@ -107,9 +115,10 @@ def run(
     cuts: set[int],
     retries: set[int],
     restarts: set[int],
+    interval: timedelta = timedelta(),
 ) -> Tables:
     tables = Tables()
-    projection = tables.restored()
+    projection = tables.restored(interval)
     flush: list[tuple[Device, Reading, datetime]] = []
     for index, item in enumerate(readings):
         flush.append(item)
@@ -118,20 +127,28 @@ def run(
                 projection.fold(flush)
                 projection.rollback()
             if index in restarts:
-                projection = tables.restored()
+                projection = tables.restored(interval)
             projection.fold(flush)
             tables.write(projection.delta)
+            tables.readings += flush
             projection.commit()
             flush = []
+    projection.write_out(list(projection.held))
+    tables.write(projection.commit())
     return tables
 
 
 places = st.sets(st.integers(0, 40))
+intervals = st.sampled_from((timedelta(), timedelta(minutes=2), timedelta(hours=1)))
 
 
-@given(steps, places, places, places)
-def test_flushes_retries_and_restarts_change_nothing(
-    taken: list[tuple[int, int, int]], cuts: set[int], retries: set[int], restarts: set[int]
+@given(steps, places, places, places, intervals)
+def test_flushes_retries_restarts_and_states_held_back_change_nothing(
+    taken: list[tuple[int, int, int]],
+    cuts: set[int],
+    retries: set[int],
+    restarts: set[int],
+    interval: timedelta,
 ) -> None:
     at = START
     readings: list[tuple[Device, Reading, datetime]] = []
@@ -139,7 +156,7 @@ def test_flushes_retries_and_restarts_change_nothing(
         at += timedelta(seconds=seconds)
         readings.append(reading(which, at, value))
     one_by_one = run(readings, set(range(len(readings))), set(), set())
-    otherwise = run(readings, cuts, retries, restarts)
+    otherwise = run(readings, cuts, retries, restarts, interval)
     assert otherwise.settled == one_by_one.settled
     assert sorted(otherwise.told) == sorted(one_by_one.told)
     assert otherwise.states == one_by_one.states
