@@ -98,6 +98,11 @@ class IndicatorSeries(Answer):
 
     area: str
     definition: DefinitionAnswer
+    absent: Literal["single_times"] | None = Field(
+        default=None,
+        description="why there is no number: single_times stay in the cities below, and sums of"
+        " days give no median",
+    )
     items: list[Indicator]
 
 
@@ -239,6 +244,7 @@ async def get_indicators(
         asked = ask(place, person.scope, question, "total", parts.clock())
         definitions = list(INDICATORS.values())
         found = await numbers.read(conn, definitions, asked)
+        absent = await numbers.untold(conn, place.path)
     label = f"{asked.first}/{asked.end}"
     return IndicatorTable.model_validate(
         {
@@ -249,6 +255,7 @@ async def get_indicators(
                 IndicatorSeries(
                     area=place.area,
                     definition=definition_of(one),
+                    absent="single_times" if one.id in absent else None,
                     items=[answer(two, label) for two in found if two.number.indicator == one.id],
                 )
                 for one in definitions
@@ -273,10 +280,12 @@ async def get_indicator(
         by: StoredBy = "day" if question.by == "night" else question.by
         asked = ask(place, person.scope, question, by, parts.clock())
         found = await numbers.read(conn, [definition], asked)
+        absent = await numbers.untold(conn, place.path)
     kind = "" if question.kind is None and not definition.by_kind else question.kind
     return IndicatorSeries(
         area=place.area,
         definition=definition_of(definition),
+        absent="single_times" if definition.id in absent else None,
         items=[
             answer(one, _period(one, by) or f"{asked.first}/{asked.end}")
             for one in found

@@ -23,6 +23,8 @@ from ingest.indicators.rate import Verdict, share
 from ingest.store.light_sums import LightSum, sum_light
 
 Severity = Literal["critical", "major", "minor", "info"]
+# A city says every minute that it is there; its days are final once a day.
+STALE_AFTER: Final = timedelta(hours=6)
 SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "major", "minor", "info")
 DeviceState = Literal["normal", "fault", "offline", "unknown", "maintenance"]
 
@@ -107,6 +109,23 @@ class GatewayState(Answer):
     version: str | None
 
 
+class CityState(Answer):
+    """A city that tells us its numbers and keeps its devices; ``stale`` when it did not for long.
+
+    ``told_at`` is when a day's numbers last came, ``waiting`` how many areas' days it has left to
+    tell.
+    """
+
+    city: str
+    area: str
+    name: str
+    name_en: str | None
+    last_seen_at: Instant | None
+    told_at: Instant | None
+    waiting: int | None
+    stale: bool
+
+
 class Uptime(Answer):
     """Lighting uptime of a sub-area in the night the overview tells of."""
 
@@ -141,6 +160,9 @@ class Overview(Answer):
     bins_full: int
     gates_held: int
     gateways: list[GatewayState]
+    cities: list[CityState] = Field(
+        description="whose numbers these are, where they come from cities: there are no devices"
+    )
     children: list[Child]
 
 
@@ -169,6 +191,7 @@ async def read_overview(conn: Connection, scope: Scope, place: Place, *, now: da
             bins_full=open_alerts.bins_full,
             gates_held=open_alerts.gates_held,
             gateways=await _gateways(conn, scope, place),
+            cities=await _cities(conn, scope, place, now),
             children=await _children(conn, scope, place, night, now) if place.children else [],
         )
 
@@ -256,6 +279,26 @@ async def _gateways(conn: Connection, scope: Scope, place: Place) -> list[Gatewa
             LIMIT 1000
             """,
             {"area": place.path, "scope": scope.path},
+        )
+        return await cursor.fetchall()
+
+
+async def _cities(conn: Connection, scope: Scope, place: Place, now: datetime) -> list[CityState]:
+    """Return the cities that lie in a place, or the one that it lies in."""
+    async with conn.cursor(row_factory=class_row(CityState)) as cursor:
+        await cursor.execute(
+            """
+            SELECT c.city, c.area, a.name, a.name_en, c.last_seen_at, c.told_at, c.waiting,
+                   coalesce(c.last_seen_at < %(stale)s, true) AS stale
+            FROM city AS c
+            JOIN area AS a ON a.area = c.area
+            WHERE c.status = 'active'
+              AND (a.path <@ %(area)s::ltree OR a.path @> %(area)s::ltree)
+              AND %(area)s::ltree <@ %(scope)s::ltree  -- invariant 9
+            ORDER BY stale DESC, c.area
+            LIMIT 1000
+            """,
+            {"area": place.path, "scope": scope.path, "stale": now - STALE_AFTER},
         )
         return await cursor.fetchall()
 

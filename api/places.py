@@ -12,7 +12,7 @@ from api.scope import Scope
 from api.state import Connection
 from edge_agent.kinds.base import ID_PATTERN
 
-Level = Literal["city", "district", "street", "community", "cell"]
+Level = Literal["province", "city", "district", "street", "community", "cell"]
 _ID: Final = re.compile(ID_PATTERN)
 
 

@@ -28,7 +28,9 @@ from edge_agent.messages import (
     READINGS_SENT_MAX,
     REASONS,
     SEQ_MAX,
+    ZONE_PATTERN,
     Ack,
+    Aggregate,
     Command,
     Config,
     EventMessage,
@@ -89,6 +91,7 @@ MESSAGES: Final = (
     ),
     Message("status", Status, "up", ("status-birth", "status-will")),
     Message("result", Result, "up", ("result-applied", "result-failed")),
+    Message("aggregate", Aggregate, "up", ("aggregate", "aggregate-areas")),
     Message("ack", Ack, "down", ("ack", "ack-rejections")),
     Message("command", Command, "down", ("command",)),
     Message("config", Config, "down", ("config",)),
@@ -126,6 +129,7 @@ PATTERNS: Final = {
     GATEWAY_PATTERN: "gateway id",
     CODE_PATTERN: "code",
     PSEUDONYM_PATTERN: "pseudonym",
+    ZONE_PATTERN: "time zone",
 }
 
 
@@ -385,6 +389,8 @@ shipped still parses.
 | code | `{CODE_PATTERN}` |
 | pseudonym | `{PSEUDONYM_PATTERN}` |
 | instant | RFC 3339 with a zone, for example `2026-11-21T10:00:00.950Z` |
+| day | an ISO 8601 date, for example `2026-11-21` |
+| time zone | an IANA name, for example `Asia/Shanghai` |
 | seq | an integer from 1 to 2^53 - 1 ({SEQ_MAX}) |
 """
 
@@ -445,6 +451,8 @@ def _form(name: str, field: Schema) -> tuple[str, str]:
             return f"object of {_form(name, inner)[0]} by name", ""
         case "string" if field.get("format") == "date-time":
             return "instant", ""
+        case "string" if field.get("format") == "date":
+            return "day", ""
         case "string" if field.get("pattern") in PATTERNS:
             return PATTERNS[field["pattern"]], ""
         case "string" if "pattern" in field:

@@ -12,7 +12,7 @@ another meaning is never done; it needs a new ``v`` beside the old one. Golden p
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from itertools import count
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -20,6 +20,7 @@ from pydantic import (
     FailFast,
     Field,
     OnErrorOmit,
+    StringConstraints,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -31,10 +32,14 @@ from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.base import UNSTORABLE, Code, GatewayId, Id, Instant, Number, Text, Wire
 
 PAYLOAD_BYTES_MAX: Final = 128 * 1024
+AREAS_MAX: Final = 1_000
+TALLIES_MAX: Final = 1_000
 # Senders cut at 100; receivers tolerate ten times that before they refuse.
 READINGS_SENT_MAX: Final = 100
 READINGS_MAX: Final = 1_000
 SEQ_MAX: Final = 2**53 - 1
+INT_MAX: Final = 2**31 - 1
+ZONE_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"
 STREAMS_MAX: Final = 16
 
 # Not a Literal: JSON true would pass for 1.
@@ -44,6 +49,8 @@ V1 = Annotated[
     WithJsonSchema({"type": "integer", "const": 1}),
 ]
 Lane = Literal["telemetry", "event"]
+# What a server takes in by number: of gateways, and what cities tell their province.
+AnyLane = Lane | Literal["aggregate"]
 Seq = Annotated[int, Field(ge=1, le=SEQ_MAX, strict=True)]
 Count = Annotated[int, Field(ge=0, le=SEQ_MAX, strict=True)]
 ClockQuality = Literal["synchronized", "unsynchronized", "unknown"]
@@ -136,6 +143,118 @@ class Status(Wire):
     status_interval_s: Number | None = Field(
         default=None, gt=0, le=3_600, description="promise: the next status comes within this"
     )
+
+
+# Strict: a bare JSON number is no day.
+Day = Annotated[date, Field(strict=True)]
+Version = Annotated[int, Field(ge=1, le=SEQ_MAX, strict=True)]
+Zone = Annotated[str, StringConstraints(pattern=ZONE_PATTERN, max_length=64)]
+Level = Literal["city", "district", "street", "community", "cell"]
+
+
+class AreaTally(Wire):
+    """What one indicator of an area's day adds up to: whole numbers in the indicator's parts."""
+
+    indicator: Id = Field(description="which indicator")
+    kind: Id | None = Field(default=None, description="device class; absent: all together")
+    good: Count = Field(description="known good; of a sum the sum, of a rate the cases")
+    bad: Count = Field(description="known bad")
+    total: Count = Field(description="known and unknown")
+    subjects: Annotated[int, Field(ge=0, le=INT_MAX, strict=True)] = Field(
+        description="how many devices, or cases, speak in it"
+    )
+    excluded: dict[Code, Count] | None = Field(
+        default=None, description="how much does not count, by reason"
+    )
+    revision: Annotated[int, Field(ge=1, le=INT_MAX, strict=True)] = Field(
+        description="how often it was final, restated and final again"
+    )
+    rule_version: Annotated[int, Field(ge=1, le=INT_MAX, strict=True)] = Field(
+        description="by which rule it was computed"
+    )
+
+    @model_validator(mode="after")
+    def _parts_of_a_whole(self) -> "AreaTally":
+        if self.good + self.bad > self.total:
+            raise PydanticCustomError("tally_impossible", "good + bad <= total should hold")
+        return self
+
+
+class AreaDay(Wire):
+    """All final numbers of one area's day, with all that lay below it; a later one replaces it."""
+
+    area: Id = Field(description="which area")
+    day: Day = Field(description="which day, local; of a night the date of its dusk")
+    version: Version = Field(description="the greatest holds; an equal one says the same")
+    computed_at: Instant = Field(description="when the latest of its numbers was computed")
+    tallies: tuple[AreaTally, ...] = Field(
+        max_length=TALLIES_MAX, description="one an indicator and device class"
+    )
+
+
+class AreaPlace(Wire):
+    """Where in its city's tree an area lay from an instant on."""
+
+    since: Instant | None = Field(default=None, description="absent: from the beginning")
+    path: tuple[Id, ...] = Field(
+        min_length=1, max_length=16, description="areas from the city down to this one"
+    )
+    time_zone: Zone = Field(description="IANA name; a day of the area begins in it")
+
+
+class Residents(Wire):
+    """How many people lived in an area, and when."""
+
+    first: Day = Field(description="the first day of which it is true")
+    end: Day | None = Field(default=None, description="the day after the last; absent: it holds")
+    residents: Annotated[int, Field(ge=1, le=INT_MAX, strict=True)] = Field(description="people")
+    households: Annotated[int, Field(ge=0, le=INT_MAX, strict=True)] | None = Field(
+        default=None, description="households"
+    )
+
+
+class AreaRecord(Wire):
+    """One area of a city's tree; a later one replaces it."""
+
+    area: Id = Field(description="which area")
+    parent: Id | None = Field(default=None, description="what it lies in; absent: the city itself")
+    level: Level = Field(description="how large an area it is")
+    name: Text = Field(description="what people call it")
+    name_en: Text | None = Field(default=None, description="the same in English")
+    version: Version = Field(description="the greatest holds; an equal one says the same")
+    places: tuple[AreaPlace, ...] = Field(
+        min_length=1,
+        max_length=1_000,
+        description="where it lay, in order; the last holds",
+    )
+    population: tuple[Residents, ...] = Field(
+        default=(), max_length=1_000, description="who lived there, in order"
+    )
+
+
+class Aggregate(Wire):
+    """What a city tells its province (``up/aggregate``): its areas, or final numbers of their days.
+
+    A city connects as a gateway does. Either ``areas`` or ``days`` is there. No device, no reading,
+    no alert and no person is ever named.
+    """
+
+    v: V1 = 1
+    stream: Id = Field(description="one outbox of the city; new when the province begins anew")
+    seq: Seq = Field(description="from 1, without holes, never reused within the stream")
+    sent_at: Instant = Field(description="when the message was made, by the city's clock")
+    areas: tuple[AreaRecord, ...] | None = Field(
+        default=None, min_length=1, max_length=AREAS_MAX, description="parents before their areas"
+    )
+    days: tuple[AreaDay, ...] | None = Field(
+        default=None, min_length=1, max_length=AREAS_MAX, description="of areas told before"
+    )
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> "Aggregate":
+        if (self.areas is None) == (self.days is None):
+            raise PydanticCustomError("too_short", "Either areas or days should be there")
+        return self
 
 
 class Rejection(Wire):
@@ -318,6 +437,7 @@ _SALVAGE: Final = TypeAdapter(_Salvage)
 _EVENT: Final = TypeAdapter(EventMessage)
 _STATUS: Final = TypeAdapter(Status)
 _RESULT: Final = TypeAdapter(Result)
+_AGGREGATE: Final = TypeAdapter(Aggregate)
 _ACK: Final = TypeAdapter(Ack)
 _COMMAND: Final = TypeAdapter(Command)
 _CONFIG: Final = TypeAdapter(Config)
@@ -367,6 +487,15 @@ def parse_result(payload: bytes) -> Result:
         PayloadError: The payload breaks the contract.
     """
     return _parse(_RESULT, payload)
+
+
+def parse_aggregate(payload: bytes) -> Aggregate:
+    """Parse ``up/aggregate``.
+
+    Raises:
+        PayloadError: The payload breaks the contract.
+    """
+    return _parse(_AGGREGATE, payload)
 
 
 def parse_ack(payload: bytes) -> Ack:
@@ -528,6 +657,12 @@ REASONS: Final[Mapping[str, str]] = {
     "stream.too_many": "the gateway began more streams in a day than any should",
     "event.conflict": "another content under the number of an event that is stored",
     "process.crashed": "the receiver ended unexpectedly, again and again, while it took this",
+    "tally.impossible": "parts of a tally that are more than the whole",
+    "area.unknown": "an area, or one it lies in, was never told",
+    "area.foreign": "the area belongs to another city, or to the province itself",
+    "area.impossible": "where the area lies, and at which level, cannot be",
+    "aggregate.conflict": "another content under the version of an area or day that is stored",
+    "gateway.wrong_role": "a gateway tells no aggregates, a city nothing else",
     "command.unknown": "a result for a command that was never sent to this gateway",
 }
 
@@ -546,6 +681,11 @@ _REASONS: Final = {
     "string_unicode": "text.invalid",
     "text_invalid": "text.invalid",
     "gap_range": "gap.range",
+    "tally_impossible": "tally.impossible",
+    "date_type": "time.format",
+    "date_parsing": "time.format",
+    "date_from_datetime_parsing": "time.format",
+    "date_from_datetime_inexact": "time.format",
     "union_tag_invalid": "kind.unknown",
     "union_tag_not_found": "field.missing",
     "missing": "field.missing",

@@ -15,7 +15,7 @@ from edge_agent.kinds.base import GATEWAY_PATTERN, ID_PATTERN
 PREFIX: Final = "linli/v1"
 PARTITIONS: Final = 64
 
-UpChannel = Literal["telemetry", "event", "status", "result"]
+UpChannel = Literal["telemetry", "event", "status", "result", "aggregate"]
 DownChannel = Literal["ack", "command", "config"]
 UP_CHANNELS: Final[tuple[str, ...]] = get_args(UpChannel)
 DOWN_CHANNELS: Final[tuple[str, ...]] = get_args(DownChannel)

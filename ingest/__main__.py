@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 import sys
 import time
 from collections import defaultdict
@@ -21,6 +22,7 @@ from uuid import UUID
 import psycopg
 import typer
 
+from edge_agent.kinds.base import GATEWAY_PATTERN, ID_PATTERN
 from ingest import capacity, pki
 from ingest.config import WORK, Config, load
 from ingest.days import verify
@@ -41,7 +43,7 @@ from ingest.registry_tables import parse_instant
 from ingest.reports.content import Report
 from ingest.reports.formats import MEDIA_TYPES, write
 from ingest.reports.read import read_report
-from ingest.store import claim, incidents
+from ingest.store import cities, claim, incidents, province
 from ingest.store.partitions import owners
 
 app = typer.Typer(
@@ -66,6 +68,8 @@ app.add_typer(deadletters_app, name="deadletters")
 indicators_app = typer.Typer(help="The numbers a community has to prove.", no_args_is_help=True)
 app.add_typer(indicators_app, name="indicators")
 app.add_typer(incident_app, name="incident")
+federation_app = typer.Typer(help="Cities and the province they tell.", no_args_is_help=True)
+app.add_typer(federation_app, name="federation")
 
 DIFFERENCES_MAX = 100
 # How long `deadletters replay` waits for ingest to take what it asked for.
@@ -103,7 +107,7 @@ def run(
     )
     problems = [
         problem
-        for name in map(settings.own_identity, settings.lanes)
+        for name in settings.own_identities
         for problem in pki.check(*settings.identity(name), settings.broker.ca, identity=name)
     ]
     if problems:
@@ -690,6 +694,91 @@ def _check_texts(note: str | None, reason: str, problems: list[str], *names: str
         for text in (note or "", reason, *names)
         if any("\ud800" <= char <= "\udfff" for char in text)
     )
+
+
+@federation_app.command("admit")
+def federation_admit(
+    city: Annotated[str, typer.Argument(help="Who it is at our broker: an id as of a gateway.")],
+    area: Annotated[str, typer.Option(help="The area it tells of: its own topmost.")],
+    under: Annotated[str, typer.Option(help="The area of ours that this lies in.")],
+    out: Annotated[Path, typer.Option(help="Folder for its certificate.")],
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """In a province: let a city tell us its numbers; write the certificate it needs for that."""
+    settings = _load(config)
+    if settings.pki is None:
+        raise ConfigError(f"{config}: pki: missing, it names the authority that signs cities")
+    authority = pki.load_pair(settings.pki.ca_certificate, settings.pki.ca_key)
+    problems = [
+        f"{name}: value {text!r}: not an id"
+        for name, text, form in (("CITY", city, GATEWAY_PATTERN), ("--area", area, ID_PATTERN))
+        if not re.fullmatch(form, text)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    with _connect(settings) as conn:
+        try:
+            cities.admit(conn, city, area, area, under)
+        except KeyError:
+            raise ConfigError(f"--under: there is no area {under!r}") from None
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    if not (out / f"{city}.crt").exists():
+        pki.issue_client(authority, city, out=out)
+    pki.write(out / "ca.crt", pki.encode(authority.certificate))
+    print(f"{city} may tell of {area}; its certificate is in {out}")
+
+
+@federation_app.command("cities")
+def federation_cities(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """In a province: list the cities and when they were last heard."""
+    with _connect(_load(config)) as conn:
+        rows = cities.listed(conn)
+    header = (
+        "city", "area", "status", "last_seen_at", "silent", "told_at", "waiting", "areas",
+    )  # fmt: skip
+    _print_table(header, [[_cell(getattr(row, name)) for name in header] for row in rows])
+
+
+@federation_app.command("status")
+def federation_status(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """In a city: say what the province was told, what waits, and what it refused."""
+    with _connect(_load(config)) as conn:
+        known = province.load(conn)
+        if known is None:
+            raise ConfigError("this city tells no province: see [province] in the configuration")
+        done, refused = province.progress(conn), province.refusals(conn, 20)
+    print(f"as {known.city}, down to {known.level}, acknowledged {_cell(known.acknowledged_at)}")
+    print(f"areas {done.areas}, waiting {done.areas_waiting}")
+    print(f"days {done.days}, waiting {done.days_waiting}, messages on their way {done.messages}")
+    if refused:
+        rows = [[_cell(value) for value in row] for row in refused]
+        _print_table(("refused_at", "reason", "area", "day"), rows)
+
+
+@federation_app.command("resend")
+def federation_resend(
+    first: Annotated[str, typer.Option("--from", help="The first day: 2026-03-01.")],
+    config: ConfigFile = DEFAULT_CONFIG,
+) -> None:
+    """In a city: tell the province all days from one on again, once what was wrong is mended."""
+    problems: list[str] = []
+    begin = _day("--from", first, problems)
+    if problems:
+        raise ConfigError(problems)
+    with _connect(_load(config)) as conn:
+        print(f"{province.resend(conn, begin)} days will be told again")
+
+
+@federation_app.command("stop")
+def federation_stop(config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """In a city whose configuration names no province any more: note no changes for it."""
+    settings = _load(config)
+    if settings.province is not None:
+        raise ConfigError(f"{config}: province: take it out first, or it begins anew")
+    with _connect(settings) as conn:
+        province.stop(conn)
+    print("no province is told any more; what it was told stays there")
 
 
 def _load(file: Path, options: Mapping[str, str] | None = None) -> Config:

@@ -28,13 +28,13 @@ from pydantic import (
     field_validator,
 )
 
-from edge_agent.kinds.base import Code
-from edge_agent.messages import Lane
+from edge_agent.kinds.base import Code, GatewayId
+from edge_agent.messages import AnyLane, Lane
 from ingest.capacity import ReadingIndex
 from ingest.errors import ConfigError
 from ingest.indicators.repairs import FaultClass
 from ingest.kinds import DEFAULT_RULES
-from ingest.partitions import ALL, Partitions
+from ingest.partitions import ALL, NAMES, Partitions
 from ingest.partitions import parse as parse_partitions
 from ingest.pki import identity_of
 from ingest.retention import DEFAULT_DAYS, MARGIN_DAYS
@@ -152,6 +152,15 @@ class EventFlush(Flush):
     receive_maximum: int = Field(default=200, ge=1, le=65_535)
 
 
+class AggregateFlush(Flush):
+    """What cities tell: each message holds a thousand numbers."""
+
+    linger_ms: float = Field(default=20, ge=0, le=60_000)
+    messages: int = Field(default=4, ge=1, le=65_535)
+    bytes: int = Field(default=1024 * 1024, ge=1)
+    receive_maximum: int = Field(default=50, ge=1, le=65_535)
+
+
 class Ingest(Section):
     """The ingest service itself; several processes share the work by lane and by partition."""
 
@@ -164,11 +173,15 @@ class Ingest(Section):
     member: int = Field(
         default=0, ge=0, le=63, description="its number among the processes of a lane"
     )
+    role: Literal["city", "province"] = Field(
+        default="city", description="province: takes in what cities tell, beside all else"
+    )
     certificates: File = Field(description="folder of <identity>.crt and .key")
     metrics_host: str = Field(default="127.0.0.1", min_length=1)
     metrics_port: int = Field(default=9101, ge=0, le=65_535, description="0: any free port")
     telemetry: TelemetryFlush = TelemetryFlush()
     event: EventFlush = EventFlush()
+    aggregate: AggregateFlush = AggregateFlush()
     queue_bytes: int = Field(
         default=128 * 1024 * 1024,
         ge=1024 * 1024,
@@ -230,6 +243,21 @@ class Pki(Section):
     ca_key: File
 
 
+class Province(Section):
+    """The province that this city tells its numbers."""
+
+    city: GatewayId = Field(description="who we are at its broker: the certificate's CN")
+    host: str = Field(min_length=1, description="its broker")
+    port: Port = 8883
+    ca: File = Field(description="who vouches for its broker")
+    certificate: File
+    key: File
+    level: Literal["city", "district", "street", "community"] = Field(
+        default="community", description="the finest areas that are told"
+    )
+    status_interval_s: float = Field(default=60, ge=1, le=3_600)
+
+
 class Config(Section):
     """All that ingest reads of the file."""
 
@@ -237,15 +265,28 @@ class Config(Section):
     broker: Broker
     ingest: Ingest
     pki: Pki | None = None
+    province: Province | None = None
 
     def identity(self, name: str) -> tuple[Path, Path]:
         """Return certificate and key of one of the service's broker identities."""
         folder = self.ingest.certificates
         return folder / f"{name}.crt", folder / f"{name}.key"
 
-    def own_identity(self, lane: Lane) -> str:
+    def own_identity(self, lane: AnyLane) -> str:
         """Return who this process is at the broker in one of its lanes."""
-        return identity_of(lane, self.ingest.member)
+        return identity_of(lane, 0 if lane == "aggregate" else self.ingest.member)
+
+    @property
+    def own_identities(self) -> list[str]:
+        """All that this process is at the broker."""
+        lanes: list[AnyLane] = [*self.lanes, *(["aggregate"] if self.takes_aggregates else [])]
+        return [self.own_identity(lane) for lane in lanes]
+
+    @property
+    def takes_aggregates(self) -> bool:
+        """Whether this process writes what cities tell: of several the one with partition 00."""
+        ours = "event" in self.ingest.lanes and NAMES[0] in self.ingest.partitions
+        return ours and self.ingest.role == "province"
 
     @property
     def lanes(self) -> list[Lane]:

@@ -12,7 +12,7 @@ from typing import Final, Unpack
 
 import psycopg
 
-from edge_agent.messages import GapEvent, Lane, LiveGateway
+from edge_agent.messages import AnyLane, GapEvent, Lane, LiveGateway
 from ingest import metrics
 from ingest.alerts import Clear, Raise
 from ingest.days import days_over
@@ -35,7 +35,7 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 class EventWriter(Writer):
     """Stores events; alone in changing gateways and the alerts that events raise."""
 
-    lane: Lane = "event"
+    lane: AnyLane = "event"
     _presence_checked_at = _NEVER
     _presence_saved_at = _NEVER
     _holes_looked_at = _NEVER

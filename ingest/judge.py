@@ -14,17 +14,19 @@ from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.base import UNSTORABLE
 from edge_agent.messages import (
     REASONS,
+    Aggregate,
     EventMessage,
     GapEvent,
     PayloadError,
     Rejection,
     Status,
+    parse_aggregate,
     parse_event,
     parse_result,
     parse_status,
     parse_telemetry,
 )
-from edge_agent.topics import TopicError, parse_up
+from edge_agent.topics import TopicError, UpTopic, parse_up
 from ingest.errors import Rejected
 from ingest.store.dead_letters import DeadLetter
 from ingest.store.devices import Device, Gateway, Registry
@@ -66,6 +68,7 @@ class Judged:
     places: list[int] = field(default_factory=list[int])
     event: tuple[Device, Event] | GapEvent | None = None
     status: Status | None = None
+    aggregate: Aggregate | None = None
     letters: list[DeadLetter] = field(default_factory=list[DeadLetter])
     rejections: list[Rejection] = field(default_factory=list[Rejection])
     # Beside each letter: the gateway's own device that is to blame, or None for the gateway.
@@ -82,12 +85,16 @@ class Judged:
         self.readings = [self.readings[n] for n in kept]
         self.places = [place] * len(kept)
         self.letters = [letter for letter in self.letters if letter.at_index in {place, None}]
+        if self.aggregate is not None:
+            parts = {"areas": self.aggregate.areas, "days": self.aggregate.days}
+            kept_parts = {name: part and part[place : place + 1] for name, part in parts.items()}
+            self.aggregate = self.aggregate.model_copy(update=kept_parts)
 
     def refuse_all(self, reason: str, detail: str) -> None:
         """Refuse the whole message after all, whatever was judged good of it."""
         self.readings.clear()
         self.places.clear()
-        self.event = self.status = None
+        self.event = self.status = self.aggregate = None
         self.forgive()
         self.refuse(reason, detail)
 
@@ -155,7 +162,7 @@ class Judge:
         try:
             topic = parse_up(message.topic)
             judged.gateway = topic.gateway
-            _HANDLERS[topic.channel](self, judged, self._gateway(topic.gateway))
+            _HANDLERS[topic.channel](self, judged, self._gateway(topic))
         except TopicError as error:
             judged.refuse(error.reason, str(error))
         except PayloadError as error:
@@ -165,12 +172,15 @@ class Judge:
             judged.refuse(error.reason, error.detail)
         return judged
 
-    def _gateway(self, gateway: str) -> Gateway:
+    def _gateway(self, topic: UpTopic) -> Gateway:
+        gateway, channel = topic.gateway, topic.channel
         known = self._registry.gateways.get(gateway)
         if known is None:
             raise Rejected("gateway.unknown", gateway)
         if known.status != "active":
             raise Rejected("gateway.revoked", gateway)
+        if channel != "status" and known.is_city != (channel == "aggregate"):
+            raise Rejected("gateway.wrong_role", f"{gateway}: {channel}")
         return known
 
     def telemetry(self, judged: Judged, gateway: Gateway) -> None:
@@ -223,6 +233,13 @@ class Judge:
         result = parse_result(judged.message.payload)
         raise Rejected("command.unknown", result.command)
 
+    def aggregate(self, judged: Judged, gateway: Gateway) -> None:
+        """Judge what a city tells; whose its areas are is known to the tables only."""
+        del gateway
+        message = parse_aggregate(judged.message.payload)
+        judged.stream, judged.seq = message.stream, message.seq
+        judged.aggregate = message
+
     def _own(self, device: str, gateway: Gateway) -> Device | None:
         known = self._registry.devices.get(device)
         return known if known is not None and known.gateway == gateway.gateway else None
@@ -258,4 +275,5 @@ _HANDLERS: dict[str, Callable[[Judge, Judged, Gateway], None]] = {
     "event": Judge.event,
     "status": Judge.status,
     "result": Judge.result,
+    "aggregate": Judge.aggregate,
 }

@@ -27,6 +27,7 @@ PARTITIONS = Gauge("linli_ingest_partitions", "Partitions that this process writ
 UNOWNED = Gauge(
     "linli_ingest_partitions_unowned", "Partitions of a lane that no process writes", ["lane"]
 )
+TOLD = Counter("linli_ingest_told_messages", "Messages that the province acknowledged")
 ALERTS = Counter("linli_ingest_alert_changes", "Alerts raised and cleared", ["rule"])
 SESSIONS_LOST = Gauge(
     "linli_ingest_broker_sessions_lost", "Connections that found no session at the broker", ["lane"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import psycopg
 
-from edge_agent.messages import Lane
+from edge_agent.messages import AnyLane
 from ingest import failpoints
 from ingest.judge import Judged
 from ingest.store import streams
@@ -31,9 +31,9 @@ class Picked:
 class Numbering:
     """Deduplicates one lane by message; remembers the ids of streams."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: AnyLane) -> None:
         """Start knowing no stream."""
-        self._lane: Lane = lane
+        self._lane: AnyLane = lane
         self._ids: dict[StreamKey, int] = {}
         self._staged: dict[StreamKey, int] = {}
 

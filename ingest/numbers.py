@@ -18,7 +18,7 @@ from psycopg.rows import class_row
 
 from ingest import durations
 from ingest.indicators import security
-from ingest.indicators.catalogue import INDICATORS
+from ingest.indicators.catalogue import INDICATORS, SINGLE
 from ingest.indicators.definition import Definition
 from ingest.indicators.lighting_nights import UPTIME
 from ingest.indicators.rate import Rate, share
@@ -39,7 +39,12 @@ _DAY: Final = timedelta(days=1)
 async def read(
     conn: AsyncConnection[Any], definitions: Sequence[Definition], question: Question
 ) -> list[Period]:
-    """Return the numbers of some indicators, ordered by indicator, class and period."""
+    """Return the numbers of some indicators, ordered by indicator, class and period.
+
+    Of areas that a city tells us of, or that hold such, nothing of what is `untold`.
+    """
+    absent = await untold(conn, question.path)
+    definitions = [one for one in definitions if one.id not in absent]
     by_shape: defaultdict[str, list[Definition]] = defaultdict(list)
     told = [one for one in definitions if one.id in durations.TOLD_BY_ALERTS]
     for definition in definitions:
@@ -74,6 +79,20 @@ async def read(
         found = [one for one in found if one.number.indicator != security.FALSE_ALARMS]
     order = {definition.id: place for place, definition in enumerate(definitions)}
     return sorted(found, key=lambda one: (order[one.number.indicator], one.number.kind, one.label))
+
+
+async def untold(conn: AsyncConnection[Any], path: str) -> frozenset[str]:
+    """Return the indicators that cannot be told of an area, since its cities keep single times."""
+    cursor = await conn.execute(
+        """
+        SELECT EXISTS (
+            SELECT FROM city AS c JOIN area AS a ON a.area = c.area
+            WHERE a.path <@ %(path)s::ltree OR a.path @> %(path)s::ltree)
+        """,
+        {"path": path},
+    )
+    row = await cursor.fetchone()
+    return SINGLE if row is not None and row[0] else frozenset()
 
 
 class _People:

@@ -45,7 +45,7 @@ def identity_of(lane: str, member: int) -> str:
 def service_identities(members: int = 1) -> list[str]:
     """Return whom our own services are: so many members of each ingest lane, and the api."""
     ingest = [identity_of(lane, n) for n in range(members) for lane in ("telemetry", "event")]
-    return [*ingest, "api-live-00"]
+    return [*ingest, "api-live-00", identity_of("aggregate", 0)]
 
 
 @dataclass(frozen=True, slots=True)

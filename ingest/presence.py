@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from edge_agent.messages import Lane, Status
+from edge_agent.messages import AnyLane, Lane, Status
 from ingest.store.devices import Gateway
 
 StreamKey = tuple[str, str]  # gateway, stream
@@ -49,14 +49,14 @@ class Presence:
         """Whether all lanes are here, so that nobody else hears of these gateways."""
         return self.lanes == LANES
 
-    def ask(self, lane: Lane, streams: Iterable[StreamKey]) -> None:
+    def ask(self, lane: AnyLane, streams: Iterable[StreamKey]) -> None:
         """Note that gateways want to know how far these streams of a lane are stored.
 
         Each lane answers for its own streams, over its own connection: two connections would let
         a newer answer be overtaken by an older one. What is asked of a lane of another process is
         not noted: it hears for itself.
         """
-        if lane in self.lanes:
+        if lane not in LANES - self.lanes:
             with self._lock:
                 self._asked.setdefault(lane, set()).update(streams)
 

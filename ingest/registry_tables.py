@@ -18,7 +18,7 @@ from ingest.errors import Mistake, RegistryError
 from ingest.indicators.lighting import parse_programme
 from ingest.kinds import KINDS
 
-LEVELS: Final = ("city", "district", "street", "community", "cell")
+LEVELS: Final = ("province", "city", "district", "street", "community", "cell")
 LIVES: Final = ("planned", "installed", "in_service", "maintenance", "retired")
 # What a lamp goes by where neither it nor any area around it has a programme.
 DEFAULT_PROGRAMME: Final = "sun"

@@ -18,13 +18,15 @@ from typing import Final
 import psycopg
 from psycopg import pq
 
-from edge_agent.messages import Lane
+from edge_agent.messages import AnyLane
 from ingest import failpoints, metrics, migrate
+from ingest.aggregates import AggregateWriter
 from ingest.config import Config
 from ingest.consumer import PACKET_BYTES_MAX, Consumer, Subscription
 from ingest.daily import DailyKeeper
 from ingest.errors import ConfigError, OperatorError, Unavailable
 from ingest.events import EventWriter
+from ingest.federation import FederationKeeper
 from ingest.judge import Limits
 from ingest.kinds import DEFAULT_RULES
 from ingest.partitions import ALL, show
@@ -37,6 +39,7 @@ from ingest.writer import Common, FlushLimits, Writer
 
 log = logging.getLogger(__name__)
 
+Keeper = DailyKeeper | StorageKeeper | FederationKeeper
 _WATCH_INTERVAL_S: Final = 0.5
 _GARBAGE_AT: Final = 100_000
 _STOP_S: Final = 5.0
@@ -73,7 +76,10 @@ def run(config: Config) -> None:
     if "telemetry" in lanes:
         telemetry = _telemetry(config, rules, presence)
         writers.append(telemetry)
-    keepers: dict[str, DailyKeeper | StorageKeeper] = {}
+    if config.takes_aggregates:
+        aggregates = _common(config, rules, presence, "aggregate", Subscription("aggregate"))
+        writers.append(AggregateWriter(**aggregates))
+    keepers: dict[str, Keeper] = {}
     with closing(RegistryFollower(config.database.dsn)) as follower:
         if "keepers" in config.ingest.lanes:
             latest = follower.latest
@@ -82,13 +88,23 @@ def run(config: Config) -> None:
                 latest = lambda: lane.registry  # noqa: E731 - all of it is in memory already
             keepers["days"] = DailyKeeper(config.database.dsn, latest)
             keepers["storage"] = _storage(config)
+            if config.province is not None:
+                keepers["federation"] = FederationKeeper(config.database.dsn, config.province)
         _work(config, writers, keepers)
 
 
 def _common(
-    config: Config, rules: RuleBook, presence: Presence, lane: Lane, *subscriptions: Subscription
+    config: Config,
+    rules: RuleBook,
+    presence: Presence,
+    lane: AnyLane,
+    *subscriptions: Subscription,
 ) -> Common:
-    flush = config.ingest.telemetry if lane == "telemetry" else config.ingest.event
+    flush = {
+        "telemetry": config.ingest.telemetry,
+        "event": config.ingest.event,
+        "aggregate": config.ingest.aggregate,
+    }[lane]
     return Common(
         dsn=config.database.dsn,
         consumer=Consumer(
@@ -98,7 +114,7 @@ def _common(
             ca=config.broker.ca,
             certificates=config.ingest.certificates,
             subscriptions=subscriptions,
-            partitions=config.ingest.partitions,
+            partitions=ALL if lane == "aggregate" else config.ingest.partitions,
             # The broker sends no more unacknowledged messages than this, each at most a packet:
             # so the queue is bounded in bytes too, whatever gateways send.
             receive_maximum=min(
@@ -235,7 +251,7 @@ def _check_progress(writer: Writer, now: float) -> None:
 def _work(
     config: Config,
     writers: Sequence[Writer],
-    keepers: Mapping[str, DailyKeeper | StorageKeeper],
+    keepers: Mapping[str, Keeper],
 ) -> None:
     stopping = threading.Event()
 

@@ -10,7 +10,7 @@ from typing import Final, Unpack
 import psycopg
 
 from edge_agent.kinds import Reading
-from edge_agent.messages import Lane
+from edge_agent.messages import AnyLane
 from ingest import metrics
 from ingest.days import days_over
 from ingest.indicators import lighting, spans
@@ -53,7 +53,7 @@ _VALUES: Final = {kind: attrgetter(*its.readings.columns) for kind, its in KINDS
 class TelemetryWriter(Writer):
     """Stores readings; alone in changing device states, lamp-nights and pending conditions."""
 
-    lane: Lane = "telemetry"
+    lane: AnyLane = "telemetry"
     _recomputed_at = _NEVER
     _silence_checked_at = _NEVER
     _windows_opened_at = _NEVER

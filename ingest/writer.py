@@ -25,7 +25,7 @@ from uuid import UUID
 
 import psycopg
 
-from edge_agent.messages import Lane, Rejection
+from edge_agent.messages import AnyLane, Rejection
 from edge_agent.topics import partition
 from ingest import failpoints, metrics
 from ingest.alerts import Clear, Decision, Raise
@@ -105,7 +105,7 @@ class Common(TypedDict):
 class Writer(ABC):
     """One lane's thread: it owns the database connection and the lane's memory."""
 
-    lane: Lane
+    lane: AnyLane
 
     def __init__(self, **common: Unpack[Common]) -> None:
         """Prepare; `run` does everything, in the thread that calls it."""
@@ -141,7 +141,7 @@ class Writer(ABC):
         self.refused_since: float | None = None
         self.refused_by = ""
         # By lane, what nobody wrote at the last look: told from the second look on.
-        self._unowned: dict[Lane, Partitions] = {}
+        self._unowned: dict[AnyLane, Partitions] = {}
         # Attempts are counted by each member for itself, by the first under the lane's name.
         first = self.consumer.identity.endswith("-00")
         self.member = self.lane if first else self.consumer.identity

@@ -6,7 +6,7 @@ Each function returns the strategy of one model; optional fields are sometimes l
 
 import json
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, TypeVar, cast, get_args
 
 from hypothesis import strategies as st
@@ -21,17 +21,24 @@ from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import (
     SEQ_MAX,
     Ack,
+    Aggregate,
+    AreaDay,
+    AreaPlace,
+    AreaRecord,
+    AreaTally,
     ClockQuality,
     Command,
     Config,
     EventMessage,
     GapEvent,
     Lane,
+    Level,
     Live,
     LiveDevice,
     LiveDevices,
     LiveGateway,
     Rejection,
+    Residents,
     Result,
     Status,
     StreamStatus,
@@ -328,6 +335,81 @@ def spoiled(draw: st.DrawFn, payloads: SearchStrategy[bytes]) -> bytes:
     return json.dumps(document).encode()
 
 
+versions = st.integers(1, SEQ_MAX)
+days = st.dates(date(1990, 1, 1), date(2099, 12, 31))
+zones = st.sampled_from(("Asia/Shanghai", "UTC", "America/Argentina/Ushuaia"))
+
+
+@st.composite
+def tallies(draw: st.DrawFn) -> AreaTally:
+    good, bad, unknown = (draw(st.integers(0, 2**51)) for _ in range(3))
+    return AreaTally(
+        indicator=draw(ids),
+        kind=draw(maybe(ids)),
+        good=good,
+        bad=bad,
+        total=good + bad + unknown,
+        subjects=draw(st.integers(0, 2**31 - 1)),
+        excluded=draw(maybe(st.dictionaries(codes, st.integers(0, SEQ_MAX), max_size=2))),
+        revision=draw(st.integers(1, 2**31 - 1)),
+        rule_version=draw(st.integers(1, 9)),
+    )
+
+
+def area_days() -> SearchStrategy[AreaDay]:
+    return st.builds(
+        AreaDay,
+        area=ids,
+        day=days,
+        version=versions,
+        computed_at=instants,
+        tallies=st.lists(tallies(), max_size=3).map(tuple),
+    )
+
+
+def area_records() -> SearchStrategy[AreaRecord]:
+    return st.builds(
+        AreaRecord,
+        area=ids,
+        parent=maybe(ids),
+        level=st.sampled_from(get_args(Level)),
+        name=texts,
+        name_en=maybe(texts),
+        version=versions,
+        places=st.lists(
+            st.builds(
+                AreaPlace,
+                since=maybe(instants),
+                path=st.lists(ids, min_size=1, max_size=4).map(tuple),
+                time_zone=zones,
+            ),
+            min_size=1,
+            max_size=2,
+        ).map(tuple),
+        population=st.lists(
+            st.builds(
+                Residents,
+                first=days,
+                end=maybe(days),
+                residents=st.integers(1, 2**31 - 1),
+                households=maybe(st.integers(0, 2**31 - 1)),
+            ),
+            max_size=2,
+        ).map(tuple),
+    )
+
+
+def aggregates() -> SearchStrategy[Aggregate]:
+    """What a city tells: areas, or days."""
+    parts: tuple[SearchStrategy[dict[str, Any]], ...] = (
+        st.lists(area_days(), min_size=1, max_size=3).map(lambda some: {"days": tuple(some)}),
+        st.lists(area_records(), min_size=1, max_size=3).map(lambda some: {"areas": tuple(some)}),
+    )
+    return st.tuples(ids, seqs, instants, st.one_of(parts)).map(
+        lambda one: Aggregate(stream=one[0], seq=one[1], sent_at=one[2], **one[3])
+    )
+
+
 def payloads() -> SearchStrategy[bytes]:
     """Any message, encoded."""
     return st.one_of(
@@ -339,4 +421,5 @@ def payloads() -> SearchStrategy[bytes]:
         results(),
         configs(),
         lives(),
+        aggregates(),
     ).map(encode)

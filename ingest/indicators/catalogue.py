@@ -12,6 +12,10 @@ INDICATORS: Final[Mapping[str, Definition]] = {
     for module in (lighting_nights, equipment, repairs, refuse, access, security)
     for definition in module.INDICATORS
 }
+# Told by single times, or by alerts as they stand now: sums of days do not give them.
+SINGLE: Final = frozenset({repairs.IN_TIME}) | {
+    one.id for one in INDICATORS.values() if one.shape == "times"
+}
 # Where the targets are written (docs/indicators.md).
 SOURCES: Final[Mapping[str, Mapping[str, str]]] = {
     "R0": {

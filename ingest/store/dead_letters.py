@@ -10,7 +10,7 @@ from typing import Final
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from edge_agent.messages import Lane
+from edge_agent.messages import AnyLane
 from ingest.partitions import ALL, NAMES, Partitions
 
 # Of one gateway; what is refused beyond that is counted and no longer kept.
@@ -33,7 +33,7 @@ class DeadLetter:
     at_index: int | None = None
 
 
-def insert(conn: Connection, lane: Lane, letters: Sequence[DeadLetter]) -> None:
+def insert(conn: Connection, lane: AnyLane, letters: Sequence[DeadLetter]) -> None:
     """Count refusals, and keep those that are among their gateway's first of the day."""
     counted = Counter((letter.gateway or "", letter.reason) for letter in letters)
     today = letters[0].received_at.date()
@@ -113,7 +113,7 @@ class Asked:
 
 
 def take_asked(
-    conn: Connection, lane: Lane, limit: int, partitions: Partitions = ALL
+    conn: Connection, lane: AnyLane, limit: int, partitions: Partitions = ALL
 ) -> list[Asked]:
     """Lock and return letters of some partitions that shall be judged again, oldest first.
 

@@ -18,7 +18,7 @@ from ingest.kinds.base import Table
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A registered gateway."""
+    """A registered gateway, or a city that tells us its numbers as a gateway tells readings."""
 
     gateway: str
     community: str
@@ -26,6 +26,7 @@ class Gateway:
     last_seen_at: datetime | None
     silent: bool
     status_interval_s: float | None
+    is_city: bool = False
 
 
 # Later than any instant: the end of what holds still.
@@ -158,8 +159,12 @@ def load_registry(
                 gateway
                 for gateway in cursor.execute(
                     """
-                    SELECT gateway, community, status, last_seen_at, silent, status_interval_s
+                    SELECT gateway, community, status, last_seen_at, silent, status_interval_s,
+                           false AS is_city
                     FROM gateway
+                    UNION ALL
+                    SELECT city, area, status, last_seen_at, silent, status_interval_s, true
+                    FROM city
                     """
                 )
                 if owns(gateway.gateway)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What gateways say of themselves, and whether they are heard."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from psycopg import Connection
@@ -36,10 +36,38 @@ def save_status(conn: Connection, statuses: Mapping[str, tuple[Status, datetime]
                 if status.state == "online"
             ],
         )
+    conn.execute(
+        """
+        UPDATE city AS c
+        SET status_at = s.at, agent_version = s.version, waiting = s.waiting,
+            status_interval_s = s.interval_s
+        FROM unnest(%s::text[], %s::timestamptz[], %s::text[], %s::bigint[], %s::float8[])
+            AS s (city, at, version, waiting, interval_s)
+        WHERE c.city = s.city
+        """,
+        _columns(
+            5,
+            [
+                (
+                    city,
+                    received_at,
+                    status.agent_version,
+                    status.outbox_messages,
+                    status.status_interval_s,
+                )
+                for city, (status, received_at) in statuses.items()
+                if status.state == "online"
+            ],
+        ),
+    )
 
 
-def save_presence(conn: Connection, presence: Iterable[tuple[str, datetime | None, bool]]) -> None:
-    """Write when gateways were last heard, and whether that is too long ago."""
+def _columns(count: int, rows: Sequence[Sequence[object]]) -> list[list[object]]:
+    return [[row[column] for row in rows] for column in range(count)]
+
+
+def save_presence(conn: Connection, presence: Sequence[tuple[str, datetime | None, bool]]) -> None:
+    """Write when gateways and cities were last heard, and whether that is too long ago."""
     with conn.cursor() as cursor:
         cursor.executemany(
             """
@@ -48,6 +76,14 @@ def save_presence(conn: Connection, presence: Iterable[tuple[str, datetime | Non
             """,
             [(last_seen_at, silent, gateway) for gateway, last_seen_at, silent in presence],
         )
+    conn.execute(
+        """
+        UPDATE city AS c SET last_seen_at = greatest(c.last_seen_at, p.at), silent = p.silent
+        FROM unnest(%s::text[], %s::timestamptz[], %s::bool[]) AS p (city, at, silent)
+        WHERE c.city = p.city
+        """,
+        _columns(3, presence),
+    )
 
 
 def save_heard(conn: Connection, heard: Sequence[tuple[str, datetime]]) -> None:

@@ -30,6 +30,7 @@ GENERATED: Final[dict[str, SearchStrategy[Any]]] = {
     "event": strategies.event_messages(),
     "status": strategies.statuses(),
     "result": strategies.results(),
+    "aggregate": strategies.aggregates(),
     "ack": strategies.acks(),
     "command": strategies.commands(),
     "config": strategies.configs(),
@@ -128,6 +129,8 @@ def test_whatever_we_send_fits_its_schema(name: str) -> None:
         pytest.param("event-bin-deposit", '"event": "deposit",', "", id="no-event"),
         pytest.param("command", '"expires_at"', '"expired_at"', id="command-without-expiry"),
         pytest.param("ack", '"018f', '"018F', id="stream-id"),
+        pytest.param("aggregate", '"bad": 0', '"bad": -1', id="negative"),
+        pytest.param("aggregate", '"2026-11-21"', "20261121", id="day-as-number"),
     ],
 )
 def test_schema_refuses_what_a_receiver_would(name: str, spoil: str, by: str) -> None:

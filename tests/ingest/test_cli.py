@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from ingest import pki
+from ingest.store import province
 from tests.ingest.test_registry import AREAS, DEVICES, GATEWAYS, add_nights, write
 from tests.services import until
 
@@ -156,6 +157,7 @@ def test_pki_is_made_once(installation: Installation) -> None:
         "wrote pki/services/ingest-telemetry-00.crt",
         "wrote pki/services/ingest-event-00.crt",
         "wrote pki/services/api-live-00.crt",
+        "wrote pki/services/ingest-aggregate-00.crt",
     ]
     assert installation.ok("pki", "init", "--out", "pki", "--host", "broker.example") == ""
 
@@ -427,3 +429,37 @@ def test_certificates_in_the_folder_pass_their_own_check(installation: Installat
             )
             == []
         )
+
+
+def test_a_province_admits_a_city(installation: Installation) -> None:
+    installation.ok("pki", "init", "--out", "pki", "--host", "localhost")
+    (installation.folder / "areas.csv").write_text("area,level,name\nnorth,province,省\n")
+    installation.ok("registry", "import", "areas.csv")
+    admit = ("federation", "admit", "metro-city", "--area", "metro", "--out", "metro")
+    done = installation.run(*admit, "--under", "south")
+    assert (done.returncode, done.stderr) == (2, "--under: there is no area 'south'\n")
+    assert "metro-city may tell of metro" in installation.ok(*admit, "--under", "north")
+    assert {path.name for path in (installation.folder / "metro").iterdir()} == {
+        "ca.crt", "metro-city.crt", "metro-city.key",
+    }  # fmt: skip
+    installation.ok(*admit, "--under", "north")  # twice is once
+    assert "metro-city  metro  active" in installation.ok("federation", "cities")
+    # The registry stays what files can say, cities or not.
+    installation.ok("registry", "import", "areas.csv")
+
+
+def test_a_city_says_what_it_told(registered: Installation) -> None:
+    done = registered.run("federation", "status")
+    assert done.returncode == 2
+    assert "tells no province" in done.stderr
+    with psycopg.connect(registered.dsn) as conn:
+        province.begin(conn, "metro-city", "community")
+        province.note_areas(conn)
+    said = registered.ok("federation", "status")
+    assert "as metro-city, down to community" in said
+    assert "waiting 0, messages on their way 0" in said
+    assert registered.ok("federation", "resend", "--from", "2026-03-01") == (
+        "0 days will be told again\n"
+    )
+    assert "no province is told" in registered.ok("federation", "stop")
+    assert registered.run("federation", "status").returncode == 2

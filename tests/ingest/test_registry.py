@@ -415,7 +415,7 @@ class TestRefusal:
                 "c02,city,community",
                 "c02,city,village",
                 "areas.csv:5: level: value 'village':"
-                " expected one of city, district, street, community, cell",
+                " expected one of province, city, district, street, community, cell",
                 id="level",
             ),
             pytest.param(

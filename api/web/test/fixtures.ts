@@ -66,6 +66,7 @@ export function overview(changes: Partial<Overview> = {}): Overview {
     },
     bins_full: 0,
     gates_held: 0,
+    cities: [],
     gateways: [
       {
         gateway: 'gw-c01-a',

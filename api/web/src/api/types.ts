@@ -92,6 +92,8 @@ export interface Indicator {
 export interface IndicatorSeries {
   readonly area: string;
   readonly definition: IndicatorDefinition;
+  /** Why there is no number: single times stay in the cities below. */
+  readonly absent?: 'single_times' | null;
   readonly items: readonly Indicator[];
 }
 
@@ -199,7 +201,20 @@ export interface Overview {
   readonly bins_full: number;
   readonly gates_held: number;
   readonly gateways: readonly Gateway[];
+  readonly cities: readonly City[];
   readonly children: readonly ChildArea[];
+}
+
+/** A city that tells its numbers and keeps its devices; stale when it did not for long. */
+export interface City {
+  readonly city: string;
+  readonly area: string;
+  readonly name: string;
+  readonly name_en: string | null;
+  readonly last_seen_at: string | null;
+  readonly told_at: string | null;
+  readonly waiting: number | null;
+  readonly stale: boolean;
 }
 
 export interface Alert {

@@ -59,7 +59,7 @@ export function IndicatorDialog({ series, area, month, window, onClose }: Props)
     >
       <div class="indicator-head">
         <p class="tile-figure">
-          <Value definition={definition} item={item} />
+          <Value definition={definition} item={item} absent={series.absent ?? null} />
           {item && <VerdictChip verdict={item.verdict} />}
           {item && <Standing item={item} />}
         </p>

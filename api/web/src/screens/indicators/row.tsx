@@ -11,7 +11,7 @@ interface Props {
   readonly onOpen: () => void;
 }
 
-export function IndicatorRow({ series: { definition, items }, onOpen }: Props) {
+export function IndicatorRow({ series: { definition, items, absent }, onOpen }: Props) {
   const item = items.find(({ kind }) => kind === '');
   const { target } = definition;
   // On a narrow screen, where rows are cards, a dash is not worth a line.
@@ -32,7 +32,7 @@ export function IndicatorRow({ series: { definition, items }, onOpen }: Props) {
         {item && <Standing item={item} />}
       </th>
       <td class="num value-cell" data-label={t('indicators.value')}>
-        <Value definition={definition} item={item} />
+        <Value definition={definition} item={item} absent={absent ?? null} />
         {item && <Tail definition={definition} item={item} />}
       </td>
       <td class={bounded ? 'card-wide' : 'card-hidden'} data-label={t('lighting.range')}>

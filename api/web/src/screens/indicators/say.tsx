@@ -3,6 +3,7 @@
 import type {
   Indicator,
   IndicatorDefinition,
+  IndicatorSeries,
   IndicatorTarget,
   IndicatorUnit,
 } from '../../api/types';
@@ -36,11 +37,13 @@ export function valueText(definition: IndicatorDefinition, item: Indicator): str
 export function Value({
   definition,
   item,
+  absent = null,
 }: {
   definition: IndicatorDefinition;
   item: Indicator | null | undefined;
+  absent?: IndicatorSeries['absent'];
 }) {
-  const why = missing(definition, item);
+  const why = absent ?? missing(definition, item);
   if (why !== null || !item) {
     return (
       <span class="no-value" data-testid="indicator-missing" data-why={why}>

@@ -8,6 +8,7 @@ import { usePlace } from '../../navigation';
 import { areas } from '../../session';
 import { Empty, Failure, Loading } from '../../ui/states';
 import { ChildAreas } from './children';
+import { Cities } from './cities';
 import { DeviceDialog } from './device';
 import { DeviceList } from './devices';
 import { Feed } from './feed';
@@ -44,10 +45,12 @@ export default function OverviewScreen() {
   const { overview } = shown;
   const present = overview.kinds.filter((counts) => counts.total > 0);
   const { kind, state } = place.query;
+  // Numbers are told by cities, which keep their devices: nothing here is nought of them.
+  const told = present.length === 0 && overview.cities.length > 0;
   return (
     <div class="overview" data-stale={fresh.value === 'stale'}>
       {heading}
-      {present.length === 0 && (
+      {present.length === 0 && !told && (
         <Empty title={t('overview.no_devices')}>
           <p>{t('overview.no_devices_next')}</p>
           <p>
@@ -62,35 +65,38 @@ export default function OverviewScreen() {
           ))}
         </section>
       )}
-      <section class="tiles second" aria-label={t('overview.today')}>
-        <LightingTile lighting={overview.lighting} area={overview.area.area} />
-        <AlertsTile />
-        <div class="tile-pair">
-          <CountTile
-            testId="tile-bins-full"
-            icon="bin"
-            kind="bin"
-            label="overview.bins_full"
-            count={overview.bins_full}
-          />
-          <CountTile
-            testId="tile-gates-held"
-            icon="gate"
-            kind="gate"
-            label="overview.gates_held"
-            count={overview.gates_held}
-          />
-        </div>
-      </section>
+      {told && <Cities items={overview.cities} below={overview.children} />}
+      {!told && (
+        <section class="tiles second" aria-label={t('overview.today')}>
+          <LightingTile lighting={overview.lighting} area={overview.area.area} />
+          <AlertsTile />
+          <div class="tile-pair">
+            <CountTile
+              testId="tile-bins-full"
+              icon="bin"
+              kind="bin"
+              label="overview.bins_full"
+              count={overview.bins_full}
+            />
+            <CountTile
+              testId="tile-gates-held"
+              icon="gate"
+              kind="gate"
+              label="overview.gates_held"
+              count={overview.gates_held}
+            />
+          </div>
+        </section>
+      )}
       <div class="columns">
         <div class="column-main">
-          {overview.children.length > 0 && (
+          {overview.children.length > 0 && !told && (
             <ChildAreas
               items={overview.children}
               inProgress={overview.lighting?.in_progress ?? false}
             />
           )}
-          <Gateways items={overview.gateways} />
+          {!told && <Gateways items={overview.gateways} />}
         </div>
         <Feed entries={shown.feed} onDevice={setDevice} />
       </div>
