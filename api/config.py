@@ -86,6 +86,9 @@ class BrokerAddress(_Section):
     """Where the broker is, and which authority vouches for it."""
 
     host: Host = "127.0.0.1"
+    hosts: tuple[Host, ...] = Field(
+        default=(), description="further nodes of the same broker, tried in turn"
+    )
     port: Port = 8883
     ca: Path
 

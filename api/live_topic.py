@@ -9,6 +9,7 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Collection
+from itertools import cycle
 from typing import Final
 
 import aiomqtt
@@ -64,10 +65,11 @@ class LiveTopic:
     async def run(self) -> None:
         """Run for ever."""
         attempt = 0
+        hosts = cycle((self._broker.host, *self._broker.hosts))
         while True:
             try:
                 async with aiomqtt.Client(
-                    self._broker.host,
+                    next(hosts),
                     self._broker.port,
                     identifier=IDENTITY,
                     protocol=aiomqtt.ProtocolVersion.V5,

@@ -194,17 +194,22 @@ class Userland:
     root: Path
 
     @staticmethod
-    def find() -> Userland:
+    def find(*edition: str) -> Userland:
         """Find the userland, building it where there is none yet.
+
+        Args:
+            edition: Which one, as ``userland.sh`` names it; PostgreSQL's and Mosquitto's if none.
 
         Raises:
             ServiceError: It cannot be had.
         """
         done = subprocess.run(  # noqa: S603 - our own script
-            ["/bin/sh", str(HERE / "userland.sh"), "root"], stdout=subprocess.PIPE, check=False
+            ["/bin/sh", str(HERE / "userland.sh"), "root", *edition],
+            stdout=subprocess.PIPE,
+            check=False,
         )
         if done.returncode != 0:
-            raise ServiceError("PostgreSQL and Mosquitto cannot be had, see above")
+            raise ServiceError("the servers' programs cannot be had, see above")
         return Userland(Path(done.stdout.decode().strip()))
 
     def own(self, folder: Path, user: str) -> None:

@@ -4,12 +4,14 @@
 # Obtains the two servers Linli runs on: PostgreSQL 17 with TimescaleDB, and Mosquitto >= 2.0.21.
 #
 #   deploy/userland.sh root               print the root folder that holds them, making it if need be
+#   deploy/userland.sh root rabbitmq      the same for RabbitMQ, a userland of its own (./dev drill)
 #   deploy/userland.sh found              print that folder if it is there, else nothing
 #   deploy/userland.sh missing            print the Debian packages `root` still needs on this machine
 #   deploy/userland.sh install PACKAGE... install Debian packages
 #
 # Debian 13 has both, so there the root is `/`. Elsewhere a private Debian 13 userland is built
 # once per machine in the cache folder, outside any checkout; remove that folder to build it anew.
+# RabbitMQ is never installed on the machine itself: its package would start a broker at once.
 # Standard output carries the answer alone; progress goes to standard error.
 set -eu
 
@@ -17,6 +19,12 @@ suite=trixie
 servers=postgresql-17-timescaledb,mosquitto,mosquitto-clients
 # Raise this when what is built below changes: older userlands are then left alone, not reused.
 edition=1
+private=
+if [ "${1-} ${2-}" = "root rabbitmq" ]; then
+    servers=rabbitmq-server
+    edition=rabbitmq-1
+    private=1
+fi
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/linli
 
 say() { printf '%s\n' "$*" >&2; }
@@ -32,7 +40,7 @@ as_root() {
     fi
 }
 
-is_suite() { (. /etc/os-release && [ "${VERSION_CODENAME-}" = "$suite" ] && [ "${ID-}" = debian ]); }
+is_suite() { [ -z "$private" ] && (. /etc/os-release && [ "${VERSION_CODENAME-}" = "$suite" ] && [ "${ID-}" = debian ]); }
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
@@ -135,5 +143,5 @@ root)
         echo
     fi
     ;;
-*) fail "usage: deploy/userland.sh root | found | missing | install PACKAGE..." ;;
+*) fail "usage: deploy/userland.sh root [rabbitmq] | found | missing | install PACKAGE..." ;;
 esac

@@ -34,6 +34,9 @@ class BrokerConfig(_Section):
     """Where the broker is, and how the gateway proves who it is."""
 
     host: str = Field(min_length=1)
+    hosts: tuple[str, ...] = Field(
+        default=(), max_length=16, description="further nodes of the same broker, tried in turn"
+    )
     port: int = Field(default=8883, ge=1, le=65_535, strict=True)
     ca: Path
     certificate: Path

@@ -38,6 +38,7 @@ class Link(aiomqtt.Client):
     def __init__(
         self,
         config: AgentConfig,
+        host: str,
         status_topic: str,
         context: ssl.SSLContext,
         refused: Callable[[str], None],
@@ -46,7 +47,7 @@ class Link(aiomqtt.Client):
         properties.SessionExpiryInterval = 0
         properties.ReceiveMaximum = _RECEIVE_MAXIMUM
         super().__init__(
-            config.broker.host,
+            host,
             config.broker.port,
             identifier=config.gateway,
             protocol=aiomqtt.ProtocolVersion.V5,

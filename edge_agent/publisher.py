@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
 from importlib import metadata
+from itertools import cycle
 from typing import Final, cast
 
 import aiomqtt
@@ -117,6 +118,11 @@ class Publisher:
         self._flights: dict[Lane, Flight] = {lane: Flight() for lane in _LANES}
         self._pace = Pace(config.publishing.backlog_messages_per_s)
         self._topics = _Topics(config.gateway)
+        # Each connection is tried at the broker's next node; gateways begin spread over them all.
+        hosts = (config.broker.host, *config.broker.hosts)
+        first = int(topics.partition(config.gateway), 16) % len(hosts)
+        self._hosts = cycle((*hosts[first:], *hosts[:first]))
+        self._host = hosts[first]
         self._told: set[str] = set()
 
     def notify(self) -> None:
@@ -147,7 +153,7 @@ class Publisher:
                 if reason != lost:
                     log.warning(
                         "broker out of reach gateway=%s broker=%s:%d reason=%s",
-                        self._config.gateway, broker.host, broker.port, reason,
+                        self._config.gateway, self._host, broker.port, reason,
                     )  # fmt: skip
                     lost = reason
                 await asyncio.sleep(self.pause_s(attempt))
@@ -180,12 +186,13 @@ class Publisher:
         broker = self._config.broker
         # Read anew each time: a renewed certificate is taken up by the next connection.
         context = await asyncio.to_thread(tls_context, broker)
-        link = Link(self._config, self._topics.status, context, self._refused)
+        self._host = next(self._hosts)
+        link = Link(self._config, self._host, self._topics.status, context, self._refused)
         try:
             await link.enter()
             self.counters.connected += 1
             log.info(
-                "connected gateway=%s broker=%s:%d", self._config.gateway, broker.host, broker.port
+                "connected gateway=%s broker=%s:%d", self._config.gateway, self._host, broker.port
             )
             self._begin()
             await link.subscribe([(topic, topics.QOS) for topic in self._topics.down])

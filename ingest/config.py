@@ -121,6 +121,9 @@ class Broker(Section):
     """Where the MQTT broker is, and who vouches for it."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
+    hosts: list[str] = Field(
+        default_factory=list[str], description="further nodes of the same broker, tried in turn"
+    )
     port: Port = 8883
     ca: File
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,8 @@ log = logging.getLogger(__name__)
 # The largest packet the broker may send us: a payload, its topic and properties.
 PACKET_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + 8192
 _SESSION_EXPIRY_S: Final = 7 * 24 * 3600
-_KEEPALIVE_S: Final = 30
+# A broker that is frozen, or cut off without a word, is left after one to two of these.
+_KEEPALIVE_S: Final = 10
 _RECONNECT_DELAY_MAX_S: Final = 10
 # Sent twice a second; with a heartbeat each second, a break that passes unnoticed is still no
 # three heartbeats long.
@@ -84,12 +86,18 @@ class Consumer:
         subscriptions: Sequence[Subscription],
         receive_maximum: int,
         partitions: Partitions = ALL,
+        hosts: Sequence[str] = (),
     ) -> None:
-        """Prepare; `start` connects. The certificate's CN must be ``identity``."""
+        """Prepare; `start` connects. The certificate's CN must be ``identity``.
+
+        Args:
+            hosts: Further nodes of the same broker, tried in turn after ``host``.
+        """
         self.identity = identity
         self.partitions = partitions
         self._is_share = partitions != ALL
         self._address = (host, port)
+        self._hosts = cycle((host, *hosts))
         self._subscriptions = subscriptions
         self._receive_maximum = receive_maximum
         self._queue: deque[Received] = deque()
@@ -116,6 +124,7 @@ class Consumer:
         self._client.reconnect_delay_set(1, _RECONNECT_DELAY_MAX_S)
         self._told = ""  # why there is no connection: once when it begins, not each time
         self.attempts = 0  # in vain
+        self._client.on_pre_connect = self._on_pre_connect
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
         self._client.on_subscribe = self._on_subscribe
@@ -231,6 +240,14 @@ class Consumer:
         if self._connected:
             self._client.publish(topic, payload, qos=qos, retain=retain)
 
+    def _on_pre_connect(self, client: Client, userdata: object) -> None:
+        """Go on to the broker's next node: paho itself would try the same one for ever."""
+        del userdata
+        self._address = next(self._hosts), self._address[1]
+        # Its property `host` may not be set any more by now, and never from an earlier callback
+        # without spoiling paho's state.
+        client._host = self._address[0]  # pyright: ignore[reportPrivateUsage]
+
     def _on_connect(
         self,
         client: Client,
@@ -251,8 +268,9 @@ class Consumer:
         if not flags.session_present:
             self.sessions_lost += 1
         log.info(
-            "broker connected identity=%s session_present=%s", self.identity, flags.session_present
-        )
+            "broker connected identity=%s broker=%s:%d session_present=%s",
+            self.identity, *self._address, flags.session_present,
+        )  # fmt: skip
         topics = [
             (
                 topic,
@@ -267,7 +285,9 @@ class Consumer:
             for topic in _filters(subscription.channel, self.partitions)
         ]
         wanted = {topic for topic, _ in topics}
-        topics.append((self.probe_topic, SubscribeOptions(qos=0)))
+        # Sent with QoS 0 and so received with it; but a cluster keeps what a session subscribes to
+        # with QoS 0 in a queue on one node, without which the session cannot come back.
+        topics.append((self.probe_topic, SubscribeOptions(qos=QOS)))
         code, _ = client.subscribe(topics)
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             log.error("subscribing failed identity=%s code=%s", self.identity, code)

@@ -110,6 +110,7 @@ def _common(
         consumer=Consumer(
             identity=config.own_identity(lane),
             host=config.broker.host,
+            hosts=config.broker.hosts,
             port=config.broker.port,
             ca=config.broker.ca,
             certificates=config.ingest.certificates,

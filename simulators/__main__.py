@@ -59,7 +59,9 @@ def run(
     scenario: Annotated[
         str, typer.Argument(help="A scenario file, or the name of one that comes with Linli.")
     ],
-    broker_host: Annotated[str, typer.Option()],
+    broker_host: Annotated[
+        list[str], typer.Option(help="Repeatable: the nodes of one broker, tried in turn.")
+    ],
     broker_port: Annotated[int, typer.Option(min=1, max=65_535)],
     ca: Annotated[Path, typer.Option(help="The authority that vouches for the broker.")],
     certificates: Annotated[Path, typer.Option(help="Holds <gateway>.crt and <gateway>.key.")],
@@ -92,7 +94,7 @@ def run(
         chosen = _chosen(load(_file(scenario)), seed, communities, history_hours)
         ledger = Ledger(data / FILE)
         world = _world(ledger, chosen, registry_folder)
-        broker = Broker(broker_host, broker_port, ca, certificates)
+        broker = Broker(broker_host[0], broker_port, ca, certificates, tuple(broker_host[1:]))
         broker.check(gateway.gateway for gateway in world.city.gateways)
     except SimulatorError as error:
         _refuse(error)

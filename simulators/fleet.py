@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL_S: Final = 1.0
 HEARTBEAT_S: Final = 60.0
 RECONNECT_MAX_S: Final = 2.0
+KEEPALIVE_S: Final = 15
+# Two of these, and a node that died without a word is left before its gateways are taken for
+# silent.
+CLUSTER_KEEPALIVE_S: Final = 5
 # Messages a gateway may have under way while the past is replayed: the server's answers set the
 # pace, and a heartbeat sent in between is not kept waiting long enough to be missed.
 BACKLOG_MAX: Final = 20
@@ -60,12 +64,16 @@ Report = Callable[[Mapping[str, object]], None]
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is, and where the gateways' certificates and keys lie."""
+    """Where the broker is, and where the gateways' certificates and keys lie.
+
+    ``hosts`` are further nodes of it, if it is a cluster.
+    """
 
     host: str
     port: int
     ca: Path
     certificates: Path
+    hosts: tuple[str, ...] = ()
 
     def identity(self, gateway: str) -> tuple[Path, Path]:
         """Return a gateway's certificate and key.
@@ -207,10 +215,12 @@ class Fleet:
             data=folder / gateway.gateway,
             broker=BrokerConfig(
                 host=self._broker.host if link is None else HOST,
+                hosts=self._broker.hosts if link is None else (),
                 port=self._broker.port if link is None else link.port,
                 ca=self._broker.ca,
                 certificate=certificate,
                 key=key,
+                keepalive_s=CLUSTER_KEEPALIVE_S if self._broker.hosts else KEEPALIVE_S,
                 reconnect_delay_max_s=RECONNECT_MAX_S,
             ),
             sampling=SamplingConfig(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deploy.drills import failover
+from deploy.drills import cluster, failover
 from deploy.drills.report import Report
 from deploy.faults.ground import NotReached
 from deploy.installation import Say
@@ -24,7 +25,10 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 WIDTH = 160
 
-DRILLS: Mapping[str, Callable[[Say], Report]] = {"failover": failover.drill}
+DRILLS: Mapping[str, Callable[[Say], Report]] = {
+    "cluster": cluster.drill,
+    "failover": failover.drill,
+}
 
 
 @app.command()
@@ -45,6 +49,8 @@ def drill(
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
+    # Ended in whichever way, a drill takes down what it put up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         report = DRILLS[name](say)
     except (ServiceError, NotReached) as error:

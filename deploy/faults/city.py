@@ -17,7 +17,7 @@ import httpx2
 import psycopg
 
 from deploy.checker import streams
-from deploy.faults.ground import WITNESS, Broker, NotReached, until
+from deploy.faults.ground import WITNESS, Access, NotReached, until
 from deploy.installation import environment, module
 from deploy.services import HOST, Process, free_port
 from deploy.verify import ORDINARY, Terms, Verdict, compare
@@ -47,6 +47,9 @@ class City:
     Attributes:
         dsn: Of the database, as the run itself reaches it.
         broker: Where everybody meets.
+        hosts: Where it is found: several of a cluster, tried in turn.
+        communities: How many are registered.
+        simulated: How many of them the simulators play; the others are for boxes.
         folder: Everything of the run lies here.
         edge_port: Where gateways find the broker, if not at its own port.
         ingest_port: Where ingest does.
@@ -55,8 +58,11 @@ class City:
     """
 
     dsn: str
-    broker: Broker
+    broker: Access
     folder: Path
+    hosts: Sequence[str] = (HOST,)
+    communities: int = 1
+    simulated: int = 1
     history_hours: float = 6.0
     seed: int = SEED
     rules: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
@@ -75,9 +81,10 @@ class City:
     _stopped_at: datetime | None = None
 
     def found(self) -> None:
-        """Register one community, with a certificate for each gateway."""
+        """Register the communities, with a certificate for each gateway."""
         self.since = datetime.now(UTC) - timedelta(hours=self.history_hours)
-        files = registry.write(registry.build(self.seed, 1, self.since), self.folder / "registry")
+        city = registry.build(self.seed, self.communities, self.since)
+        files = registry.write(city, self.folder / "registry")
         with psycopg.connect(self.dsn) as conn:
             import_files(conn, list(files))
         with (self.folder / "registry" / "gateways.csv").open(encoding="utf-8-sig") as file:
@@ -98,7 +105,8 @@ class City:
 [database]
 dsn = {json.dumps(self.ingest_dsn or self.dsn)}
 [broker]
-host = "{HOST}"
+host = {json.dumps(self.hosts[0])}
+hosts = {json.dumps(self.hosts[1:])}
 port = {self.ingest_port or self.broker.port}
 ca = {json.dumps(str(self.broker.ca))}
 [ingest]
@@ -210,9 +218,11 @@ simulated = true
         arguments = [
             "run",
             scenario,
-            *("--broker-host", HOST, "--broker-port", str(self.edge_port or self.broker.port)),
+            *(argument for host in self.hosts for argument in ("--broker-host", host)),
+            *("--broker-port", str(self.edge_port or self.broker.port)),
             *("--ca", str(self.broker.ca), "--certificates", str(self.broker.services)),
-            *("--data", str(self.data), "--seed", str(self.seed), "--communities", "1"),
+            *("--data", str(self.data), "--seed", str(self.seed)),
+            *("--communities", str(self.simulated)),
             *("--history-hours", str(self.history_hours)),
             *("--registry", str(self.folder / "registry")),
             *(() if seconds is None else ("--seconds", str(seconds))),
@@ -240,6 +250,62 @@ simulated = true
         )
         self._others.append(process)
         return process
+
+    def start_box(
+        self,
+        gateway: str,
+        name: str,
+        *,
+        data: Path | None = None,
+        limit_bytes: int = 64 << 20,
+        poll_interval_s: float = 0.1,
+        keepalive_s: int = 15,
+        kinds: Sequence[str] = ("lamp", "bin", "gate", "alarm"),
+        settings: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start a real agent over busy devices, for a gateway that is not simulated."""
+        folder = data or self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / f"{name}.toml"
+        identity = self.broker.identity(gateway)
+        quoted = json.dumps  # a JSON string is a TOML basic string
+        devices = "".join(
+            f"""
+[[devices]]
+device = "{device}"
+kind = "{kind}"
+driver = "deploy.faults.box:make"
+options = {{ kind = "{kind}" }}
+"""
+            for kind in kinds
+            for device in self.names(kind, gateway)
+        )
+        config.write_text(
+            f"""
+gateway = "{gateway}"
+community = "{gateway.split("-")[1]}"
+data = {quoted(str(folder))}
+[broker]
+host = {quoted(self.hosts[0])}
+hosts = {quoted(self.hosts[1:])}
+port = {self.edge_port or self.broker.port}
+ca = {quoted(str(identity.ca))}
+certificate = {quoted(str(identity.certificate))}
+key = {quoted(str(identity.key))}
+keepalive_s = {keepalive_s}
+reconnect_delay_min_s = 0.2
+reconnect_delay_max_s = 2.0
+[sampling]
+poll_interval_s = {poll_interval_s}
+status_interval_s = 5
+[outbox]
+limit_bytes = {limit_bytes}
+[pseudonym]
+key_file = {quoted(str(self.folder / "pseudonym.key"))}
+{devices}"""
+        )
+        command = module("deploy.faults.box", "--config", str(config), "--truth", str(self.truth))
+        return self.start(name, command, settings)
 
     def check(self) -> None:
         """Look whether everything lives that nobody ended.

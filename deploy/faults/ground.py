@@ -69,23 +69,17 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Broker:
-    """A running broker, and everybody who may talk to it."""
+class Access:
+    """Where a broker listens, and the files of everybody who may talk to it."""
 
-    server: Mosquitto
     authority: Authority
-
+    port: int
     host: str = HOST
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return self.server.port
 
     @property
     def ca(self) -> Path:
         """The certificate of the authority that vouches for it."""
-        return self.server.ca
+        return self.authority.folder / "ca.crt"
 
     def identity(self, name: str) -> Identity:
         """Certificate and key of a gateway or a service, issued on the first call."""
@@ -99,6 +93,13 @@ class Broker:
     def services(self) -> Path:
         """The folder of `identity`, as ``certificates`` in a configuration."""
         return self.authority.folder / "services"
+
+
+@dataclass(frozen=True, slots=True)
+class Broker(Access):
+    """A running broker of our own, to be disturbed."""
+
+    server: Mosquitto = field(kw_only=True)
 
 
 def authority_for(folder: Path) -> Authority:
@@ -134,7 +135,7 @@ def broker(
         limits=stated + "\nsys_interval 1\n",
     )
     server.start()
-    return Broker(server, authority)
+    return Broker(authority, server.port, server=server)
 
 
 def postgres(userland: Userland, folder: Path) -> Postgres:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import subprocess
@@ -24,8 +23,7 @@ from deploy.faults.city import City
 from deploy.faults.ground import Broker, Ground, NotReached, until
 from deploy.faults.proxy import Proxy
 from deploy.faults.witness import Witness
-from deploy.installation import module
-from deploy.services import HOST, Postgres, Process, ServiceError
+from deploy.services import Postgres, Process, ServiceError
 from deploy.verify import Terms, Verdict
 
 SHOWN_DIFFERENCES = 10
@@ -249,53 +247,14 @@ class Run:
         clock: Path | None = None,
     ) -> Process:
         """Start a real agent over busy devices in the place of one of the city's."""
-        folder = data or self.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        config = self.folder / f"{name}.toml"
-        config.write_text(self._box_config(gateway, folder, limit_bytes, poll_interval_s))
-        truth = str(self.city.truth)
-        return self.city.start(
+        return self.city.start_box(
+            gateway,
             name,
-            module("deploy.faults.box", "--config", str(config), "--truth", truth),
-            {} if clock is None else {"LINLI_CLOCK_FILE": str(clock)},
+            data=data,
+            limit_bytes=limit_bytes,
+            poll_interval_s=poll_interval_s,
+            settings={} if clock is None else {"LINLI_CLOCK_FILE": str(clock)},
         )
-
-    def _box_config(
-        self, gateway: str, data: Path, limit_bytes: int, poll_interval_s: float
-    ) -> str:
-        identity = self.broker.identity(gateway)
-        quoted = json.dumps  # a JSON string is a TOML basic string
-        devices = "".join(
-            f"""
-[[devices]]
-device = "{device}"
-kind = "{kind}"
-driver = "deploy.faults.box:make"
-options = {{ kind = "{kind}" }}
-"""
-            for kind in ("lamp", "bin", "gate", "alarm")
-            for device in self.city.names(kind, gateway)
-        )
-        return f"""
-gateway = "{gateway}"
-community = "{gateway.split("-")[1]}"
-data = {quoted(str(data))}
-[broker]
-host = "{HOST}"
-port = {self.city.edge_port or self.broker.port}
-ca = {quoted(str(identity.ca))}
-certificate = {quoted(str(identity.certificate))}
-key = {quoted(str(identity.key))}
-reconnect_delay_min_s = 0.2
-reconnect_delay_max_s = 2.0
-[sampling]
-poll_interval_s = {poll_interval_s}
-status_interval_s = 5
-[outbox]
-limit_bytes = {limit_bytes}
-[pseudonym]
-key_file = {quoted(str(self.folder / "pseudonym.key"))}
-{devices}"""
 
     def clock(self, offset_s: float) -> Path:
         """The file from which agents take how wrong their clock is."""

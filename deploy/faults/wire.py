@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from deploy.faults.ground import Broker, until
+from deploy.faults.ground import Access, until
 from edge_agent import topics
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import Telemetry, encode, parse_ack
@@ -36,7 +36,7 @@ class Parcel:
 class Wire:
     """One gateway's connection; sends telemetry of its lamps as told."""
 
-    def __init__(self, broker: Broker, gateway: str, ledger: Ledger) -> None:
+    def __init__(self, broker: Access, gateway: str, ledger: Ledger) -> None:
         """Connect; the gateway's real agent must not run."""
         self.gateway = gateway
         self.stream = f"wire-{uuid4().hex[:12]}"

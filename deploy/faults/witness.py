@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from deploy.checker import streams
 from deploy.checker.facts import Difference
 from deploy.checker.streams import StreamKey
-from deploy.faults.ground import WITNESS, Broker, until
+from deploy.faults.ground import WITNESS, Access, until
 from edge_agent.messages import Ack, PayloadError, parse_ack
 from edge_agent.topics import PREFIX, QOS
 
@@ -44,7 +44,7 @@ class Heard:
 class Witness:
     """Listens from `start` to `stop`; `differences` says what was wrong."""
 
-    def __init__(self, broker: Broker, dsn: str) -> None:
+    def __init__(self, broker: Access, dsn: str) -> None:
         """Take the broker, and the database as nobody disturbs it."""
         self._dsn = dsn
         self._heard: queue.SimpleQueue[Heard | None] = queue.SimpleQueue()

@@ -32,7 +32,7 @@ def module_broker(
         key=authority.folder / "server.key",
     )
     server.start()
-    yield Broker(server, authority)
+    yield Broker(authority, server.port, server=server)
     server.stop()
 
 

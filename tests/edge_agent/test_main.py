@@ -161,7 +161,7 @@ def test_print_config_shows_what_is_in_force(installation: Installation) -> None
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        pytest.param("host =", "hots =", "broker.hots: unknown, did you mean host?", id="key"),
+        pytest.param("host =", "hst =", "broker.hst: unknown, did you mean host?", id="key"),
         pytest.param("json_file:make", "jsonfile:make", "cannot load", id="driver-missing"),
         pytest.param("json_file:make", "json_file:mak", "cannot load", id="factory-missing"),
         pytest.param("path =", "file =", "unknown option file", id="driver-option"),

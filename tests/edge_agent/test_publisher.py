@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.services import HOST
 from edge_agent import topics
 from edge_agent.agent import Agent
 from edge_agent.config import AgentConfig
@@ -367,6 +368,30 @@ async def test_stop_while_the_broker_is_out_of_reach_is_quick(
     async with running(agent):
         await eventually(lambda: link.accepted, "connecting")
         link.cut(refuse=True)
+    agent.close()
+
+
+@pytest.mark.parametrize(
+    ("gateway", "nodes"),
+    [
+        pytest.param("gw-first", ("127.0.0.9", HOST), id="begins-with-the-first"),
+        pytest.param("gw-other", (HOST, "127.0.0.9"), id="begins-with-the-second"),
+    ],
+)
+async def test_next_node_is_tried(
+    broker: Broker,
+    tmp_path: Path,
+    script: Script,
+    caplog: pytest.LogCaptureFixture,
+    gateway: str,
+    nodes: tuple[str, str],
+) -> None:
+    """Gateways begin spread over the nodes, and one where nobody listens stops none of them."""
+    config = config_for(tmp_path, broker, gateway, broker={"host": nodes[0], "hosts": nodes[1:]})
+    agent, _ = agent_of(config, script)
+    async with running(agent):
+        await eventually(lambda: agent.publisher.counters.connected, "connected")
+    assert f"out of reach gateway={gateway} broker=127.0.0.9:" in caplog.text
     agent.close()
 
 

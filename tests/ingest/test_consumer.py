@@ -5,19 +5,24 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from deploy.services import HOST
 from ingest.consumer import Consumer
 from ingest.pki import create_authority, issue_client
 from tests.services import Broker, until
 
 
-def consumer(broker: Broker, *, port: int, ca: Path, certificates: Path) -> Consumer:
+def consumer(
+    broker: Broker, *, port: int, ca: Path, certificates: Path, hosts: Sequence[str] = (HOST,)
+) -> Consumer:
     return Consumer(
         identity="ingest-event-00",
-        host="127.0.0.1",
+        host=hosts[0],
+        hosts=hosts[1:],
         port=port,
         ca=ca,
         certificates=certificates,
@@ -71,3 +76,21 @@ def test_own_certificate_that_is_refused_is_told(
     issue_client(other, "ingest-event-00", out=tmp_path)
     made = consumer(broker, port=broker.port, ca=broker.ca, certificates=tmp_path)
     assert "is our certificate refused?" in said(made, caplog)
+
+
+def test_next_node_is_tried(broker: Broker) -> None:
+    broker.identity("ingest-event-00")
+    nobody = "127.0.0.9"
+    made = consumer(
+        broker,
+        port=broker.port,
+        ca=broker.ca,
+        certificates=Path(broker.services),
+        hosts=(nobody, broker.host),
+    )
+    made.start()
+    try:
+        until(lambda: made.connected, "it is connected")
+    finally:
+        made.stop()
+    assert made.attempts == 1

@@ -176,7 +176,7 @@ def command(city: City, *arguments: str) -> str:
     return done.stdout
 
 
-def has_session(broker: Broker, name: str) -> bool:
+def has_session(broker: Access, name: str) -> bool:
     """Whether the broker still keeps something for somebody; it does so afterwards, too."""
     found: queue.Queue[bool] = queue.Queue()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=mqtt.MQTTv5)
