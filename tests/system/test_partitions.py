@@ -20,6 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from deploy.faults.city import City
+from deploy.faults.ground import Access
 from deploy.faults.run import FLOW_RULES
 from deploy.faults.wire import Parcel, Wire, lamps_telling
 from deploy.installation import environment, ingest_programs, module
