@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Final
 
 from edge_agent.kinds import Event, Reading
@@ -25,9 +26,11 @@ from ingest.store.lamp_nights import Night, NightKey, open_night
 
 TrackKey = tuple[str, int, str]  # rule, device id, key
 _US: Final = timedelta(microseconds=1)
-_IDENTITY: Final = frozenset({"kind", "device", "at"})
 _FAULT: Final = DEVICE_FAULT.id
 _NO_DELAY: Final = timedelta(0)
+_FOR_EVER_US: Final = 2**63
+# What a reading says, as the columns of its table have it.
+_FIELDS: Final = {kind: attrgetter(*its.readings.columns) for kind, its in KINDS.items()}
 # What a reading says otherwise than by numbers: a change of it is written at once.
 _WORDS: Final = {
     kind: tuple(
@@ -107,6 +110,8 @@ class Projection:
         self._registry = registry
         self._by_id = {device.id: device for device in registry.devices.values()}
         self._due: dict[NightKey, tuple[spans.Span, ...]] = {}
+        # Until when (microseconds) a device that says the same as before concerns no rule.
+        self._calm_until: dict[int, int] = {}
         # By time zone, the night that was asked for last: start, end (microseconds), date.
         self._night_last: dict[str, tuple[int, int, date]] = {}
 
@@ -236,11 +241,15 @@ class Projection:
                 self._running.pop(key, None)
         self._stream_time.update(self._staged_time)
         self._nights.update(delta.opened)
-        self.rollback()
+        self._unstage()
         return delta
 
     def rollback(self) -> None:
         """Forget what was staged."""
+        self._calm_until = {}
+        self._unstage()
+
+    def _unstage(self) -> None:
         self._staged_tracks = {}
         self._staged_time = {}
         self.delta = Delta()
@@ -302,15 +311,19 @@ class Projection:
         shines: bool | None = None
         if isinstance(reading, LampReading):
             shines = lighting.is_lit(reading.lit, reading.power_w, device.rated_power_w)
-        # Numbers, words and truth values only: JSON as they are.
-        values = {
-            name: value
-            for name, value in reading.__dict__.items()
-            if value is not None and name not in _IDENTITY
-        }
-        is_news = before is None or before.reading != values
+        said = _FIELDS[device.kind](reading)
+        if before is not None and before.said == said:
+            is_news, values = False, before.reading
+        else:
+            # Numbers, words and truth values only: JSON as they are.
+            names = KINDS[device.kind].readings.columns
+            values = {
+                name: value for name, value in zip(names, said, strict=True) if value is not None
+            }
+            # A state that was read from the table has the fields alone.
+            is_news = before is None or before.reading != values
         if before is not None and self._may_wait(device, before, at, shines, values, is_news):
-            state = self.delta.held[device.id] = before.held_back(at, received_at, values)
+            state = self.delta.held[device.id] = before.held_back(at, received_at, values, said)
         else:
             if before is not None and before.stored_at is not None:
                 self.write_out((device.id,))
@@ -331,13 +344,16 @@ class Projection:
                 before is not None and before.silent,
                 lit,
                 lit_at,
+                None,
+                said,
             )
         stream_time = self._staged_time.get(device.gateway) or self._stream_time.get(device.gateway)
         if stream_time is None or at > stream_time:
             self._staged_time[device.gateway] = at
         if is_news:
             self._tell(device, state)
-        self._ask_rules(device, reading, at_us, shines, received_at)
+        if is_news or at_us >= self._calm_until.get(device.id, 0):
+            self._ask_rules(device, reading, at_us, shines, received_at)
 
     def _fold_late(self, device: Device, reading: Reading, at_us: int) -> None:
         """Latest state only moves forward; what is past is restated from raw."""
@@ -447,16 +463,27 @@ class Projection:
         shines: bool | None,
         received_at: datetime,
     ) -> None:
-        context = Context(self._rules, shines, lambda: self._is_due(device, at_us))
+        calm, calm_until = True, _FOR_EVER_US
+
+        def due() -> tuple[bool, datetime | None]:
+            nonlocal calm_until
+            is_due, until = self._is_due(device, at_us)
+            night_end = self._night_last[device.place.time_zone][1]
+            calm_until = night_end if until is None else spans.to_us(until)
+            return is_due, until
+
+        context = Context(self._rules, shines, due)
         fault = Condition(_FAULT, reading.fault is not None, {"fault": reading.fault})
         tracks, staged = self._tracks, self._staged_tracks
         for condition in (fault, *KINDS[device.kind].conditions(reading, context)):
             key = (condition.rule, device.id, condition.key)
             if not condition.holds and key not in tracks and key not in staged:
                 continue  # the common case: idle, and stays so
+            calm = False
             rule = self._rules.get(condition.rule)
             if rule is not None:
                 self._advance(device, rule, condition, reading.at, received_at)
+        self._calm_until[device.id] = calm_until if calm else 0
 
     def _advance(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 from psycopg import Connection, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
+from pydantic_core import to_json
 
 from ingest.indicators import lighting, spans
 from ingest.kinds.base import Table
@@ -100,8 +101,17 @@ class State(NamedTuple):
     lit: bool | None = None
     lit_at: datetime | None = None
     stored_at: datetime | None = None
+    # The same as `reading`, quick to compare: all fields of the class. Empty where it was read from
+    # the table.
+    said: tuple[object, ...] = ()
 
-    def held_back(self, at: datetime, received_at: datetime, reading: Mapping[str, Any]) -> "State":
+    def held_back(
+        self,
+        at: datetime,
+        received_at: datetime,
+        reading: Mapping[str, Any],
+        said: tuple[object, ...] = (),
+    ) -> "State":
         """Return the state after a reading that says the same but for numbers, held back."""
         return State(
             at,
@@ -113,11 +123,12 @@ class State(NamedTuple):
             self.lit,
             None if self.lit is None else at,
             self.stored_at or self.at,
+            said,
         )
 
     def written(self) -> "State":
         """Return the state as one that the table has."""
-        return State(*self[:8])
+        return self._replace(stored_at=None)
 
 
 def registry_revision(conn: Connection) -> int:
@@ -471,7 +482,7 @@ def save_states(conn: Connection, states: Collection[tuple[int, State]]) -> None
                         state.fault,
                         state.lit,
                         state.lit_at,
-                        Jsonb(state.reading),
+                        Jsonb(state.reading, dumps=to_json),
                     )
                 )
     # A temporary table has no statistics: with any other join a million rows might be read.

@@ -75,12 +75,17 @@ def add(conn: Connection, settled: Mapping[NightKey, tuple[int, int]]) -> None:
         WHERE n.device_id = s.device_id AND n.night = s.night
         """,
         (
-            [device_id for device_id, _ in settled],
-            [night for _, night in settled],
-            [lit for lit, _ in settled.values()],
-            [dark for _, dark in settled.values()],
+            _array(device_id for device_id, _ in settled),
+            _array(night for _, night in settled),
+            _array(lit for lit, _ in settled.values()),
+            _array(dark for _, dark in settled.values()),
         ),
     )
+
+
+def _array(values: Iterable[int | date]) -> str:
+    """Return an array as PostgreSQL writes one; the driver would look at each value by itself."""
+    return f"{{{','.join(map(str, values))}}}"
 
 
 def mark_dirty(conn: Connection, nights: Iterable[NightKey]) -> None:
