@@ -55,6 +55,8 @@ RING_MAX: Final = 120
 # While gateways send what they kept, batches are large; then fewer of them are kept.
 RING_BYTES_MAX: Final = 8 * 1024 * 1024
 SNAPSHOT_ALERTS_MAX: Final = 200
+# A thousand who come at once, after a restart, would else each read the tables.
+SNAPSHOT_SHARED_S: Final = 1.0
 FEED_MAX: Final = 50
 # Above this an area's stream tells aggregates and alerts only: upper levels get no devices.
 DEVICES_MAX: Final = 20_000
@@ -157,6 +159,11 @@ class Viewer:
             self._closed = True
             self.queue.put_nowait(None)
 
+    def skip(self) -> None:
+        """Drop what is queued: it is told in another way. A stream that is to end still ends."""
+        if not self._closed:
+            self._drain()
+
     def cut(self) -> None:
         """Let the stream end at once: nothing more may be told."""
         self._drain()
@@ -182,6 +189,8 @@ class Channel:
     viewers: set[Viewer] = field(default_factory=set[Viewer])
     devices: dict[str, DeviceChange] = field(default_factory=dict[str, DeviceChange])
     gateways: dict[str, GatewayChange] = field(default_factory=dict[str, GatewayChange])
+    snapshot: tuple[float, str, bytes] | None = None  # shared until, cursor, encoded
+    beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
     overview: bytes = b""
     overview_is_due: bool = False
     overview_not_before: float = 0.0  # the loop's time
@@ -338,10 +347,24 @@ class Hub:
             missed = viewer.channel.since(last_event_id)
             if missed is not None:
                 # Joined a moment ago: what is queued already is among what was missed.
-                while not viewer.queue.empty():
-                    viewer.queue.get_nowait()
+                viewer.skip()
                 return missed
-        return [await self._snapshot(viewer.channel)]
+        return await self._beginning(viewer)
+
+    async def _beginning(self, viewer: Viewer) -> list[bytes]:
+        """Return a snapshot; who comes together shares one reading, and what was told since."""
+        channel, loop = viewer.channel, asyncio.get_running_loop()
+        async with channel.beginning:
+            if channel.snapshot is not None and loop.time() < channel.snapshot[0]:
+                _, cursor, encoded = channel.snapshot
+                missed = channel.since(cursor)
+                if missed is not None:
+                    viewer.skip()
+                    return [encoded, *missed]
+            cursor = channel.cursor
+            encoded = await self._snapshot(channel)
+            channel.snapshot = loop.time() + SNAPSHOT_SHARED_S, cursor, encoded
+            return [encoded]
 
     # -- channels and the mirror
 

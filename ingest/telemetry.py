@@ -164,6 +164,11 @@ class TelemetryWriter(Writer):
         self._opened_for = None
         self._unopened = []
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether lamps wait for their nights, or devices to be looked at."""
+        return bool(self._unopened or self._unchecked)
+
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:
         """Restate dirty nights, open and close nights, notice silent devices."""
         if now - self._recomputed_at >= _RECOMPUTE_INTERVAL:

@@ -165,6 +165,11 @@ class Writer(ABC):
             return None
         return heard.after(self.healthy_since)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether `tick` has more to do, and is not to wait for messages."""
+        return False
+
     def stop(self) -> None:
         """Let `run` return after the flush in hand."""
         self._stopping.set()
@@ -174,7 +179,7 @@ class Writer(ABC):
         while not self._stopping.is_set():
             taken = (
                 self.consumer.collect(
-                    idle_s=_IDLE_S,
+                    idle_s=0.0 if self.is_busy else _IDLE_S,
                     linger_s=self._flush_limits.linger_s,
                     messages=self._flush_limits.messages,
                     payload_bytes=self._flush_limits.payload_bytes,

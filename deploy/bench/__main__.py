@@ -9,29 +9,42 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import psycopg
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deploy.bench import edge, latest, reads, storage, trials, upkeep
+from deploy.bench import (
+    console,
+    edge,
+    fanout,
+    federation,
+    latest,
+    members,
+    reads,
+    storage,
+    trials,
+    upkeep,
+)
 from deploy.bench.city import City, month_before
 from deploy.bench.ground import Ground, prepared
-from deploy.bench.ingest import Bench, Settings, measure
+from deploy.bench.ingest import Bench, measure
 from deploy.bench.report import Measured, Report
-from deploy.bench.show import show
-from deploy.bench.stage import Loading
-from deploy.bench.town import Town
+from deploy.bench.runs import Settings
+from deploy.bench.show import WIDTH, show
+from deploy.bench.stage import VIEWERS, Loading
+from deploy.bench.town import STATUS_S, Town
 from deploy.services import ServiceError
 
 app = typer.Typer(add_completion=False)
 
-WIDTH = 160
 Result = Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")]
+Tell = Callable[[str], None]
 
 
 @app.callback()
@@ -39,12 +52,13 @@ def bench() -> None:
     """Measure one thing beside a baseline; exit 0 when it could be measured, correctly."""
 
 
+# -- single figures, each beside its budget -------------------------------------------------------
+
+
 @app.command()
 def indicators(
     *,
-    result: Annotated[
-        Path | None, typer.Option("--json", help="Write the whole report to this file.")
-    ] = None,
+    result: Result = None,
     lamps: Annotated[
         int, typer.Option(min=100, max=100_000, help="Of one community; the others have none.")
     ] = 10_000,
@@ -68,47 +82,23 @@ def indicators(
     ] = 1_000,
 ) -> None:
     """A month of a community, of the city, of all communities; what upkeep takes of ingest."""
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
-    begun = time.monotonic()
     city = City(communities, lamps, elsewhere, (end or month_before(datetime.now(UTC))).date())
     settings: dict[str, Any] = {
         "communities": communities, "lamps": lamps, "elsewhere": elsewhere, "rounds": rounds,
         "batches": batches, "end": f"{city.end}", "batch": upkeep.BATCH, "period_s": period,
     }  # fmt: skip
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
-    try:
-        with prepared() as ground, Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("a month is written", total=city.rows)
-            with psycopg.connect(ground.dsn, autocommit=True) as conn:
-                for rows in city.fill(conn):
-                    progress.advance(task, rows)
-            settings |= {"area_days": city.area_days, "lamp_nights": city.lamp_nights}
-            steps = (rounds + 1) * (len(list(reads.all_reads())) + 3)
-            progress.update(task, total=steps, completed=0)
 
-            def tell(name: str) -> None:
-                progress.update(task, advance=1, description=name)
+    def work(ground: Ground, tell: Tell) -> list[Measured]:
+        tell("a month is written")
+        with psycopg.connect(ground.dsn, autocommit=True) as conn:
+            for _ in city.fill(conn):
+                pass
+        settings.update(area_days=city.area_days, lamp_nights=city.lamp_nights)
+        runs = asyncio.run(reads.measure(ground.dsn, city, rounds, tell))
+        return runs + upkeep.measure(ground, communities, batches, rounds, tell, period)
 
-            runs = asyncio.run(reads.measure(ground.dsn, city, rounds, tell))
-            runs += upkeep.measure(ground, communities, batches, rounds, tell, period)
-            version = reads.version_of(ground.dsn)
-    except ServiceError as error:
-        console.print(str(error), markup=False)
-        raise typer.Exit(1) from error
-    report = Report("indicators", settings, runs, time.monotonic() - begun, version)
-    console.print(report.table())
-    for one in runs:
-        for line in one.wrong:
-            console.print(f"wrong: {one.name}: {line}", markup=False, highlight=False)
-    missed = [one.name for one in runs if not one.ok]
-    for name in missed:
-        console.print(f"not met: {name}", markup=False, highlight=False)
-    if result is not None:
-        result.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
-    # Whatever the figures: only what is wrong is an error.
-    raise typer.Exit(1 if any(one.wrong for one in runs) else 0)
+    steps = (rounds + 1) * (len(list(reads.all_reads())) + 3) + 1
+    _on_ground("indicators", result, settings, steps, work)
 
 
 @app.command("storage")
@@ -123,7 +113,7 @@ def storage_command(
     """COPY into a hypertable and into a plain table; bytes of a value in two layouts."""
     settings = {"devices": devices, "rounds": rounds, "batch": storage.BATCH}
     steps = 2 * (rounds + 1) + 2
-    _run(
+    _on_ground(
         "storage", result, settings, steps,
         lambda ground, tell: storage.measure(ground.dsn, devices, rounds, tell),
     )  # fmt: skip
@@ -151,7 +141,7 @@ def latest_command(
         "communities": communities, "elsewhere": elsewhere, "devices": devices,
         "period_s": period, "rounds": rounds, "year_period_s": latest.YEAR_PERIOD_S,
     }  # fmt: skip
-    _run(
+    _on_ground(
         "latest", result, settings, latest.steps(rounds),
         lambda ground, tell: latest.measure(ground, town, rounds, tell),
     )  # fmt: skip
@@ -174,35 +164,100 @@ def edge_command(
         "seconds": seconds, "rounds": rounds, "messages": messages, "readings": edge.READINGS,
         "devices": list(edge.DEVICES),
     }  # fmt: skip
-    begun = time.monotonic()
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
-    with _progress(console, rounds * len(edge.DEVICES) + 1) as tell:
-        runs = edge.measure(seconds, rounds, messages, tell)
-    _finish(console, Report("edge", settings, runs, time.monotonic() - begun, "none"), result)
+    _report(
+        "edge", result, settings, rounds * len(edge.DEVICES) + 1,
+        lambda tell: (edge.measure(seconds, rounds, messages, tell), "none"),
+    )  # fmt: skip
 
 
-def _run(
+@app.command("console")
+def console_command(
+    *,
+    result: Result = None,
+    devices: Annotated[
+        int, typer.Option(min=200, max=20_000, help="Of the community that is looked at.")
+    ] = 10_000,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=3_600, help="For which frames are counted; s.")
+    ] = 30.0,
+    changes: Annotated[
+        int, typer.Option(min=100, max=1_000_000, help="Told while memory is watched.")
+    ] = 60_000,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Pages opened of each.")] = 5,
+) -> None:
+    """The console in a browser: until it is there, what it holds, how smoothly it lives."""
+    settings = {
+        "devices": devices, "seconds": seconds, "changes": changes, "rounds": rounds,
+        "changes_per_s": console.CHANGES_PER_S, "baseline_devices": console.FEW,
+    }  # fmt: skip
+    _report(
+        "console", result, settings, console.steps(rounds),
+        lambda tell: console.measure(devices, seconds, changes, rounds, tell),
+    )  # fmt: skip
+
+
+@app.command("federation")
+def federation_command(
+    *,
+    result: Result = None,
+    communities: Annotated[int, typer.Option(min=1, max=9_999, help="Of the city.")] = 2_514,
+    days: Annotated[int, typer.Option(min=1, max=366, help="Of numbers that it has.")] = 31,
+) -> None:
+    """A city tells its province everything for the first time."""
+    settings = {"communities": communities, "days": days}
+    _report(
+        "federation", result, settings, days + 3,
+        lambda tell: federation.measure(communities, days, tell),
+    )  # fmt: skip
+
+
+def _on_ground(
     name: str,
     result: Path | None,
     settings: Mapping[str, Any],
     steps: int,
-    work: Callable[[Ground, Callable[[str], None]], Sequence[Measured]],
+    work: Callable[[Ground, Tell], Sequence[Measured]],
 ) -> None:
     """Have something measured on a database of its own, and report it."""
+
+    def measured(tell: Tell) -> tuple[Sequence[Measured], str]:
+        with prepared() as ground:
+            return work(ground, tell), reads.version_of(ground.dsn)
+
+    _report(name, result, settings, steps, measured)
+
+
+def _report(
+    name: str,
+    result: Path | None,
+    settings: Mapping[str, Any],
+    steps: int,
+    work: Callable[[Tell], tuple[Sequence[Measured], str]],
+) -> None:
+    """Have something measured and tell it; exit 1 only where something is wrong."""
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
     begun = time.monotonic()
     try:
-        with prepared() as ground, _progress(console, steps) as tell:
-            runs = work(ground, tell)
-            version = reads.version_of(ground.dsn)
+        with _progress(console, steps) as tell:
+            runs, version = work(tell)
     except ServiceError as error:
         console.print(str(error), markup=False)
         raise typer.Exit(1) from error
-    _finish(console, Report(name, settings, runs, time.monotonic() - begun, version), result)
+    report = Report(name, settings, runs, time.monotonic() - begun, version)
+    console.print(report.table())
+    for one in runs:
+        for line in one.wrong:
+            console.print(f"wrong: {one.name}: {line}", markup=False, highlight=False)
+    for one in runs:
+        if not one.ok:
+            console.print(f"not met: {one.name}", markup=False, highlight=False)
+    if result is not None:
+        result.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
+    raise typer.Exit(1 if any(one.wrong for one in runs) else 0)
 
 
 @contextmanager
-def _progress(console: Console, steps: int) -> Generator[Callable[[str], None]]:
+def _progress(console: Console, steps: int) -> Generator[Tell]:
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
     )  # fmt: skip
@@ -211,117 +266,101 @@ def _progress(console: Console, steps: int) -> Generator[Callable[[str], None]]:
         yield lambda name: progress.update(task, advance=1, description=name)
 
 
-def _finish(console: Console, report: Report, result: Path | None) -> None:
-    """Tell what was measured; exit status 1 only where something is wrong, whatever the figures."""
-    console.print(report.table())
-    for one in report.runs:
-        for line in one.wrong:
-            console.print(f"wrong: {one.name}: {line}", markup=False, highlight=False)
-    for one in report.runs:
-        if not one.ok:
-            console.print(f"not met: {one.name}", markup=False, highlight=False)
-    if result is not None:
-        result.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
-    raise typer.Exit(1 if any(one.wrong for one in report.runs) else 0)
+# -- a whole city, everything on the same cores ---------------------------------------------------
 
-
-Json = Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")]
 Quick = Annotated[bool, typer.Option(help="20 communities, short: for profiling, not for figures.")]
 Judged = Annotated[bool, typer.Option("--judge", help="Exit 1 where a goal is not met.")]
-Minutes = Annotated[float, typer.Option(min=0.1, max=1_440, help="Of the city.")]
+Minutes = Annotated[float, typer.Option(min=0.01, max=1_440, help="Of the city, or of each part.")]
 Communities = Annotated[int, typer.Option(min=1, max=9_999, help="One gateway each.")]
 Devices = Annotated[int, typer.Option(min=10, max=9_999, help="Of a community.")]
+Rounds = Annotated[int, typer.Option(min=0, max=100, help="Of all that is measured in turns.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Of each in a round.")]
 Folder = Annotated[Path | None, typer.Option(help="Where the database lies meanwhile.")]
+_QUICK_COMMUNITIES: Final = 20
+_QUICK_S: Final = 10.0
 
 
-@app.command()
-def ingest(
-    *,
-    result: Json = None,
-    quick: Quick = False,
-    judge: Judged = False,
-    minutes: Minutes = 10,
-    communities: Communities = 2_514,
-    devices: Devices = 400,
-    period: Annotated[float, typer.Option(min=1, help="Seconds between readings.")] = 30.0,
-    batch: Annotated[
-        int, typer.Option(min=0, max=100, help="Readings of a message; 0: what a second brings.")
-    ] = 0,
-    rounds: Annotated[int, typer.Option(min=0, max=100, help="Of Linli and baselines.")] = 3,
-    seconds: Annotated[float, typer.Option(min=5, help="Of each in a round.")] = 60.0,
-    folder: Folder = None,
-) -> None:
-    """A city's readings from the wire to the tables, and beside it COPY, null and row consumers."""
-    if quick:
-        communities, minutes = min(communities, 20), min(minutes, 1.0)
-        rounds, seconds = min(rounds, 1), min(seconds, 10.0)
-    settings = Settings(
-        Town(communities, devices, period), minutes, batch, rounds, seconds, comparable=not quick
-    )
-    show(lambda tell: measure(settings, folder, tell), result, judge=judge)
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a city is put through.
+
+    Attributes:
+        about: For people.
+        steps: By default the city as it is, then rounds of Linli and baselines.
+        viewers: Who watch all the time.
+    """
+
+    about: str
+    steps: Callable[[Bench, Loading], None] | None = None
+    minutes: float = 10
+    rounds: int = 0
+    viewers: int = VIEWERS
 
 
-@app.command()
-def burst(
-    *,
-    result: Json = None,
-    quick: Quick = False,
-    judge: Judged = False,
-    minutes: Minutes = 10,
-    communities: Communities = 2_514,
-    devices: Devices = 400,
-    folder: Folder = None,
-) -> None:
-    """Three times what is usual: memory stays flat, and everything is stored in the end."""
-    _trial("burst", trials.burst, result, folder, (communities, devices, minutes), quick, judge)
+TRIALS: Final[Mapping[str, Trial]] = {
+    "ingest": Trial(
+        "A city's readings from the wire to the tables; beside it COPY, null and row consumers.",
+        rounds=3,
+    ),
+    "burst": Trial(
+        "Three times what is usual: memory stays flat, and everything is stored in the end.",
+        trials.burst,
+    ),
+    "alerts": Trial(
+        "From alarm to alert, with nothing else to do and while a backlog drains.",
+        trials.alerts,
+        minutes=3,
+    ),
+    "outage": Trial(
+        "Ingest is killed and away for a while; how soon everything is stored.", trials.outage
+    ),
+    "fanout": Trial(
+        "A thousand viewers: events delivered beside an empty app; what they cost ingest.",
+        fanout.fanout,
+        rounds=3,
+        viewers=0,
+    ),
+    "partitions": Trial(
+        "One ingest process and two by partition, in turns: what a reading costs in each.",
+        members.partitions,
+        minutes=1,
+    ),
+}
 
 
-@app.command()
-def alerts(
-    *,
-    result: Json = None,
-    quick: Quick = False,
-    judge: Judged = False,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Of each of the two.")] = 3,
-    communities: Communities = 2_514,
-    devices: Devices = 400,
-    folder: Folder = None,
-) -> None:
-    """From alarm to alert, with nothing else to do and while a backlog drains."""
-    _trial("alerts", trials.alerts, result, folder, (communities, devices, minutes), quick, judge)
+def offer(name: str, trial: Trial) -> None:
+    """Make a command of a trial; all of them have the same options."""
+
+    @app.command(name, help=trial.about)
+    def command(  # pyright: ignore[reportUnusedFunction] - typer keeps it
+        *,
+        result: Result = None,
+        quick: Quick = False,
+        judge: Judged = False,
+        minutes: Minutes = trial.minutes,
+        communities: Communities = 2_514,
+        devices: Devices = 400,
+        period: Annotated[float, typer.Option(min=1, help="Seconds between readings.")] = 30.0,
+        status: Annotated[float, typer.Option(min=0.1, help="Between statuses.")] = STATUS_S,
+        batch: Annotated[
+            int, typer.Option(min=0, max=100, help="Readings of a message; 0: of a second.")
+        ] = 0,
+        rounds: Rounds = trial.rounds,
+        seconds: Seconds = 60.0,
+        folder: Folder = None,
+    ) -> None:
+        if quick:
+            communities, minutes = min(communities, _QUICK_COMMUNITIES), min(minutes, 1.0)
+            rounds, seconds = min(rounds, 1), min(seconds, _QUICK_S)
+        settings = Settings(
+            Town(communities, devices, period, status), minutes, batch, rounds, seconds,
+            comparable=not quick, bench=name, viewers=trial.viewers,
+        )  # fmt: skip
+        show(lambda tell: measure(settings, folder, tell, trial.steps), result, judge=judge)
 
 
-@app.command()
-def outage(
-    *,
-    result: Json = None,
-    quick: Quick = False,
-    judge: Judged = False,
-    minutes: Annotated[float, typer.Option(min=0.1, help="That ingest is away.")] = 10,
-    communities: Communities = 2_514,
-    devices: Devices = 400,
-    folder: Folder = None,
-) -> None:
-    """Ingest is killed and away for a while; how soon everything is stored."""
-    _trial("outage", trials.outage, result, folder, (communities, devices, minutes), quick, judge)
-
-
-def _trial(
-    name: str,
-    steps: Callable[[Bench, Loading], None],
-    result: Path | None,
-    folder: Path | None,
-    size: tuple[int, int, float],
-    quick: bool,
-    judge: bool,
-) -> None:
-    communities, devices, minutes = size
-    if quick:
-        communities, minutes = min(communities, 20), min(minutes, 1.0)
-    settings = Settings(
-        Town(communities, devices), minutes, 0, 0, 0.0, comparable=not quick, bench=name
-    )
-    show(lambda tell: measure(settings, folder, tell, steps), result, judge=judge)
+for _name, _trial in TRIALS.items():
+    offer(_name, _trial)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ as JSON in the environment. It adds up what it took in a file of eight bytes.
 - ``aiomqtt``: the same with aiomqtt, which acknowledges on receipt.
 - ``rows``: the usual script: each reading parsed, inserted, committed; then the message
   acknowledged (F1).
+- ``broadcast``: the api's server and streams, telling everybody the same thing, as fast as they
+  take it (W0).
 - ``copy``: the same rows by text COPY, 5,000 a COMMIT, into tables like Linli's (C0).
 """
 
@@ -23,22 +25,27 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import aiomqtt
 import psycopg
+import uvicorn
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from psycopg import sql
+from sse_starlette.sse import EventSourceResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
 
 from deploy.checker.facts import READING_TABLES
 from edge_agent.topics import PREFIX
-from simulators.load import equipment
+from simulators.messages import equipment
 
 TELEMETRY: Final = f"{PREFIX}/+/+/up/telemetry"
 SCHEMA: Final = "bare"
@@ -46,6 +53,10 @@ BATCH: Final = 5_000
 _RECEIVE_MAXIMUM: Final = 2_000
 _FLUSH_S: Final = 0.05
 _KEEPALIVE_S: Final = 60
+# Of the broadcast: as the api's streams, and never more than a few events ahead of a reader.
+_PING_S: Final = 3_600
+_SEND_TIMEOUT_S: Final = 10.0
+_QUEUED: Final = 2
 
 
 class Counter:
@@ -177,6 +188,47 @@ def rows(told: dict[str, Any]) -> None:
             counter.add(1)
 
 
+def broadcast(told: dict[str, Any]) -> None:
+    """Tell all who watch the same event again and again; no database, no broker, no rights."""
+    queues: set[asyncio.Queue[bytes]] = set()
+    event = b"event: delta\ndata: " + b"x" * told["bytes"] + b"\n\n"
+
+    async def events() -> AsyncIterator[bytes]:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        queues.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            queues.discard(queue)
+
+    async def watch(request: Request) -> EventSourceResponse:
+        del request
+        return EventSourceResponse(  # pyright: ignore[reportUnknownMemberType] - as in the api
+            events(), ping=_PING_S, send_timeout=_SEND_TIMEOUT_S
+        )
+
+    async def tell() -> None:
+        while True:
+            if queues and max(one.qsize() for one in queues) < _QUEUED:
+                for one in queues:
+                    one.put_nowait(event)
+            await asyncio.sleep(0 if queues else 0.05)
+
+    @contextlib.asynccontextmanager
+    async def telling(app: Starlette) -> AsyncGenerator[None]:
+        del app
+        task = asyncio.create_task(tell())
+        yield
+        task.cancel()
+
+    app = Starlette(routes=[Route("/", watch)], lifespan=telling)
+    uvicorn.run(
+        app, host=told["host"], port=told["port"], loop="uvloop", http="httptools", ws="none",
+        log_config=None, access_log=False, server_header=False,
+    )  # fmt: skip
+
+
 def lines(kind: str, ids: Sequence[int], turn: int, at: str) -> bytes:
     """Return rows as text COPY takes them, with the values that the load sends."""
     middle = {
@@ -263,6 +315,8 @@ def main(name: str) -> None:
                 asyncio.run(_aiomqtt(told))
         case "rows":
             rows(told)
+        case "broadcast":
+            broadcast(told)
         case _:
             copy(told)
 

@@ -35,7 +35,11 @@ and the baselines take turns, each as fast as it can:
   Linli's with the same index, and does nothing else.
 - **N1** receives with stock paho-mqtt, acknowledges by hand every 50 ms, and stores nothing.
 - **F1** is the usual script: each reading parsed, inserted, committed.
+- *Duplicates* are messages of the round before, sent again when all of them are stored: a rate of
+  being found known.
 - *Bare* is a message of the generator to itself through the same broker at the same time.
+
+Each gateway tells its status beside its readings, as often as an agent does.
 
 An alert's latency is from the instant at which its alarm should have been sent to its arrival on
 `live/{community}`, on one clock.""",
@@ -48,6 +52,30 @@ through the api, beside a DISTINCT ON over thirty days of raw readings.""",
     "storage": """\
 COPY of a city's readings into a hypertable and into a plain table with the same index, in turns;
 bytes of a stored value, heap and index, beside a layout of entity, attribute and value.""",
+    "burst": """\
+Three times as many readings as the city has, for as long as is said: ingest's memory stays flat,
+and in the end everything is stored.""",
+    "alerts": """\
+From the instant at which an alarm should have been sent to the arrival of its alert: with nothing
+else to do, then while a backlog of telemetry drains. *Bare* is a message of the generator to itself
+through the same broker at the same time.""",
+    "outage": """\
+Ingest is killed and stays away. First it catches up alone. Then it is away again, and catches up
+while a part of the city goes on: what it stores then, beside the most that it stores of messages of
+that size when it has nothing to wait for, in the same call.""",
+    "fanout": """\
+Server-sent events over real connections with real tokens. One alert is changed in the tables and
+its id told on the live topic, again as soon as one viewer heard of it; every viewer must hear the
+same, and none may be cut off. **W0** is an app of the same server and stream library that tells as
+many viewers an event of the same size, again and again, and does nothing else. Then ingest stores
+as fast as it can, with viewers of twenty communities and without, in turns; who reads the streams
+has its share of the same cores.""",
+    "console": """\
+Chromium opens the overview of a community with an empty cache, logged in. Changes are told on the
+live topic as ingest tells them. The first picture is there when the stream is live, the tiles count
+the devices, and that frame is painted; pages of a hundred devices and an empty page of the same
+server are opened in turns with it. A batch is what the main thread works in all for one second's
+changes, painting included.""",
     "edge": """\
 A real agent with its outbox and drivers, started anew in each round: memory, processor time at
 rest, from its start to its first message, and what an outbox file holds.""",
@@ -113,24 +141,48 @@ def _ratios(ratios: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _city_runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for one in runs:
-        if "alert_ms" not in one:
-            continue
-        yield (
-            f"The city, {one['seconds']:,.0f} s: {one['sent']:,} readings in {one['messages']:,} "
-            f"messages; alerts {_words(one['alert_ms'])}; bare {_words(one['bare_ms'])}; queues "
-            f"{'grew' if one['queue_grew'] else 'did not grow'}; the last watermark came "
-            f"{one['drain_s']:g} s after the last message; {one['wal_bytes_per_reading']:g} B of "
-            f"log a reading; {_share(one['hot_share'])} of the updates of `device_state` were HOT."
-        )
-        yield ""
+        if "queue_grew" in one:
+            yield (
+                f"The city, {one['seconds']:,.0f} s: {one['sent']:,} readings in"
+                f" {one['messages']:,} messages; alerts {_words(one['alert_ms'])}; bare"
+                f" {_words(one['bare_ms'])}; queues"
+                f" {'grew' if one['queue_grew'] else 'did not grow'}; the last watermark came"
+                f" {one['drain_s']:g} s after the last message; {one['wal_bytes_per_reading']:g} B"
+                f" of log a reading; {_share(one['hot_share'])} of the updates of `device_state`"
+                " were HOT."
+            )
+            yield ""
+        elif "alert_ms" in one:
+            yield (
+                f"{one['name'].capitalize()}: {_words(one['alert_ms'])};"
+                f" bare {_words(one['bare_ms'])}."
+            )
+            yield ""
+    yield from _deliveries([one for one in runs if "deliveries" in one])
     yield "| run | s | readings/s | messages | CPU seconds a million readings | resident, MB |"
     yield "|---|---:|---:|---:|---|---|"
     for one in runs:
+        if "deliveries" in one:
+            continue
         cpu = ", ".join(f"{name} {value:g}" for name, value in one["cpu_s_per_million"].items())
         rss = ", ".join(f"{name} {value:,}" for name, value in one["rss_mb"].items())
         yield (
             f"| {one['name']} | {one['seconds']:,.0f} | {one['stored_per_s']:,} "
             f"| {one['messages']:,} | {cpu} | {rss} |"
+        )
+    yield ""
+
+
+def _deliveries(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not runs:
+        return
+    yield "| run | s | deliveries/s | bytes each | CPU µs each |"
+    yield "|---|---:|---:|---:|---|"
+    for one in runs:
+        cpu = ", ".join(f"{name} {value:g}" for name, value in one["cpu_us_a_delivery"].items())
+        yield (
+            f"| {one['name']} | {one['seconds']:,.0f} | {one['deliveries_per_s']:,} "
+            f"| {one['bytes_a_delivery']:,} | {cpu} |"
         )
     yield ""
 

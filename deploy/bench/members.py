@@ -7,14 +7,15 @@ from typing import Final
 
 import httpx2
 
-from deploy.bench.ingest import Bench, Ratio, Run
+from deploy.bench.ingest import Bench
+from deploy.bench.runs import Ratio, Run
 from deploy.bench.stage import Loading
 from deploy.faults.ground import until
 from deploy.installation import ingest_programs, module
 from deploy.services import HOST
 from ingest.consumer import forget_session
 from ingest.pki import identity_of, service_identities
-from simulators.load import Order
+from simulators.orders import Order
 
 #: Each once in a round; with two, events and keepers have a process of their own beside them.
 LAYOUTS: Final = (1, 2)

@@ -91,6 +91,11 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("s", "messages", "stored", "stored/s", "CPU s a million readings", "alerts"):
         table.add_column(name, justify="right")
     for one in runs:
+        if "deliveries" in one:
+            cpu = " ".join(f"{name} {us:g} µs" for name, us in one["cpu_us_a_delivery"].items())
+            said = f"{one['deliveries']:,} deliveries, {one['deliveries_per_s']:,}/s"
+            table.add_row(one["name"], f"{one['seconds']:,.0f}", "", "", "", cpu, said)
+            continue
         cpu = one["cpu_s_per_million"]
         table.add_row(
             one["name"],

@@ -22,33 +22,44 @@ from typing import Any, Final
 
 import httpx2
 import psycopg
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from api import people
+from deploy.bench import viewers as viewing
 from deploy.bench.town import Town, register
 from deploy.faults.ground import OWNER, PASSWORD, Broker, authority_for, broker, until
 from deploy.installation import environment, module
 from deploy.services import HOST, Postgres, Process, Userland, free_port, settings_for_machine
 from ingest.migrate import migrate
-from simulators.load import Order, Plan
+from simulators.orders import Order, Plan
 
 DATABASE: Final = "linli_bench"
 #: Hears what follows, and consumes for the baselines; known to brokers of measurements only.
 LISTENER: Final = "bench-00"
+#: Says on the live topic what ingest would say.
+TELLER: Final = "bench-01"
 _ACL: Final = f"""
+user {TELLER}
+topic write linli/v1/live/#
 user {LISTENER}
 topic read linli/v1/live/#
 topic read linli/v1/+/+/up/telemetry
 topic readwrite linli/v1/probe/{LISTENER}
 """
-SERVICES: Final = ("ingest-telemetry-00", "ingest-event-00", "api-live-00", LISTENER)
+SERVICES: Final = ("ingest-telemetry-00", "ingest-event-00", "api-live-00", LISTENER, TELLER)
 VIEWERS: Final = 20
 _VIEWERS_A_TOKEN: Final = 10
 _FILES: Final = 20_000
 _READY_S: Final = 300.0
+STATE_INTERVAL_S: Final = 60
 #: What a city's ingest is told beside the defaults: the window law of a city's rate.
 CITY: Final[Mapping[str, str]] = {
     "LINLI_INGEST__TELEMETRY__RECEIVE_MAXIMUM": "2000",
     "LINLI_INGEST__QUEUE_BYTES": "300000000",
+    # The levers of docs/scaling.md.
+    "LINLI_INGEST__STATE_INTERVAL_S": str(STATE_INTERVAL_S),
+    "LINLI_INGEST__READING_INDEX": "after-close",
 }
 
 
@@ -107,6 +118,11 @@ class Loading:
         self._say({"name": "drain", "seconds": seconds})
         return self._next("done")["drained"]
 
+    def replay(self, count: int) -> dict[str, Any]:
+        """Have messages of the last phase sent again; return how many, and from when on."""
+        self._say({"name": "replay", "count": count})
+        return self._next("done")["result"]
+
     def ledger(self) -> dict[str, list[int]]:
         """Return by gateway: last seq, readings made, seq known as stored, last event seq."""
         self._say({"name": "ledger"})
@@ -164,6 +180,7 @@ class Stage:
             self.town.devices,
             name,
             period_s=self.town.period_s,
+            status_s=self.town.status_s,
             full_bins=self.town.communities,
         )
 
@@ -175,26 +192,45 @@ class Stage:
         return made
 
     def start_services(self) -> None:
-        """Start ingest and api, then the viewers."""
+        """Start ingest and api, and wait for both."""
+        self.start_api()
+        self.start_ingest()
+        self.await_api()
+
+    def start_api(self) -> None:
+        """Start the api and do not wait."""
         config = self._write_config()
         self.processes["api"] = self.program("api", module("api", "serve", "--config", str(config)))
-        self.start_ingest()
+
+    def await_api(self) -> None:
+        """Wait until the api answers."""
         self._await("api", self.api_port)
-        tokens = [secrets.token_urlsafe(32) for _ in range(VIEWERS // _VIEWERS_A_TOKEN)]
-        with psycopg.connect(self.dsn) as conn:
-            for number, token in enumerate(tokens):
-                conn.execute(
-                    "INSERT INTO service_token (token_sha256, name, role, area)"
-                    " VALUES (%s, %s, 'admin', 'city')",
-                    (people.digest(token), f"viewers-{number}"),
-                )
-        areas = self.town.watched(VIEWERS)
-        wanted = [[tokens[n // _VIEWERS_A_TOKEN], area] for n, area in enumerate(areas)]
+
+    def watch(self, viewers: int) -> None:
+        """Have so many people watch, a few the whole city, most of them a community each."""
+        wanted = [
+            (token, f"/api/v1/stream?area={area}")
+            for token, area in zip(
+                self.tokens(viewers, "viewers"), self.town.watched(viewers), strict=True
+            )
+        ]
         self.processes["viewers"] = self.program(
             "viewers",
             module("deploy.bench.viewers", f"{HOST}:{self.api_port}"),
-            {"LINLI_BENCH_VIEWERS": json.dumps(wanted)},
+            {viewing.VARIABLE: json.dumps(wanted)},
         )
+
+    def tokens(self, viewers: int, name: str) -> list[str]:
+        """Return a token for each viewer; some share one, as one person has some windows open."""
+        made = [secrets.token_urlsafe(32) for _ in range(0, viewers, _VIEWERS_A_TOKEN)]
+        with psycopg.connect(self.dsn) as conn:
+            for number, token in enumerate(made):
+                conn.execute(
+                    "INSERT INTO service_token (token_sha256, name, role, area)"
+                    " VALUES (%s, %s, 'admin', 'city')",
+                    (people.digest(token), f"{name}-{number}"),
+                )
+        return [made[number // _VIEWERS_A_TOKEN] for number in range(viewers)]
 
     def start_ingest(self) -> None:
         """Start ingest, again if need be, and wait until it hears."""
@@ -268,6 +304,24 @@ class Stage:
             f'public_url = "http://{HOST}:{self.api_port}"\nsimulated = true\n'
         )
         return file
+
+
+@contextmanager
+def live_client(stage: Stage) -> Generator[Client]:
+    """Connect somebody who may say on the live topic what ingest would say."""
+    client = Client(
+        CallbackAPIVersion.VERSION2, client_id=TELLER, protocol=MQTTProtocolVersion.MQTTv5
+    )
+    context = stage.broker.identity(TELLER).context()
+    client.tls_set_context(context)  # pyright: ignore[reportUnknownMemberType]
+    client.connect(HOST, stage.broker.port)
+    client.loop_start()
+    try:
+        until(client.is_connected, "somebody may tell")
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 @contextmanager

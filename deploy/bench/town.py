@@ -11,19 +11,23 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from simulators.load import community_of, device_of, equipment, gateway_of
+from edge_agent.config import SamplingConfig
+from simulators.messages import community_of, device_of, equipment, gateway_of
 
 ZONE: Final = "Asia/Shanghai"
+#: As often as an agent that is told nothing else.
+STATUS_S: Final = SamplingConfig().status_interval_s
 _ROWS_A_STATEMENT: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """How many, and how often each tells; ``period_s`` in seconds."""
+    """How many, how often each device tells, and each gateway that it is there; s."""
 
     communities: int
     devices: int
     period_s: float = 30.0
+    status_s: float = STATUS_S
 
     @property
     def total(self) -> int:

@@ -7,22 +7,28 @@ import statistics
 import time
 from typing import Final
 
-from deploy.bench import sampling
-from deploy.bench.ingest import SAMPLES_MIN, Bench, Ratio, percentiles
+import psycopg
+
+from deploy.bench import differences, sampling
+from deploy.bench.ingest import WRONG_SHOWN, Bench
+from deploy.bench.runs import SAMPLES_MIN, Ratio, percentiles
 from deploy.bench.stage import Loading
-from simulators.load import Order
+from simulators.orders import Order
 
 _BACKLOG: Final = 1_000_000
 _WARM_S: Final = 35.0
 _DRAIN_S: Final = 1_800.0
 #: So slow that nothing waits for anything.
 _IDLE: Final = 0.02
+#: How much of the city goes on while a backlog drains; all of it would leave too little for that.
+_BESIDE: Final = 0.25
+_POINTS_MIN: Final = 5
 
 
 def alerts(bench: Bench, load: Loading) -> None:
     """Alert latency with nothing else to do, and while a backlog of telemetry drains."""
     bench.tell("alarms alone")
-    seconds = max(60 * bench.settings.minutes, 10.0)
+    seconds = _seconds(bench)
     alone = bench.phase(
         load,
         Order("alarms alone", seconds=seconds, speed=_IDLE, events_per_s=10, probes_per_s=10),
@@ -38,7 +44,7 @@ def alerts(bench: Bench, load: Loading) -> None:
             since=time.time() - 200,
             speed=40_000 / rate,
             batch=50,
-            limit=min(12_000, _BACKLOG // 50),
+            limit=min(bench.settings.flow_limit, _BACKLOG // 50),
             events_per_s=10,
             drain_s=_DRAIN_S,
         ),
@@ -64,9 +70,8 @@ def alerts(bench: Bench, load: Loading) -> None:
 
 def burst(bench: Bench, load: Loading) -> None:
     """Three times what is usual: memory stays flat, and in the end everything is stored."""
-    seconds = 60 * bench.settings.minutes
-    bench.tell("warm-up")
-    load.run(Order("warm-up", seconds=min(_WARM_S, seconds), drain_s=_DRAIN_S))
+    seconds = _seconds(bench)
+    _warm_up(bench, load)
     bench.tell(f"three times as much, {bench.settings.minutes:g} minutes")
     sampler = sampling.Sampler(bench.pids, bench.stage.dsn)
     sampler.start()
@@ -89,16 +94,31 @@ def burst(bench: Bench, load: Loading) -> None:
 
 
 def outage(bench: Bench, load: Loading) -> None:
-    """Ingest is killed and away; then it catches up while the city goes on."""
-    seconds = 60 * bench.settings.minutes
-    bench.tell("warm-up")
-    load.run(Order("warm-up", seconds=min(_WARM_S, seconds), drain_s=_DRAIN_S))
+    """Ingest is away: how soon all is stored, alone and while a part of the city goes on."""
+    _warm_up(bench, load)
+    _catch_up(bench, load)
+    _catch_up_beside(bench, load)
+
+
+def _warm_up(bench: Bench, load: Loading) -> None:
+    """Have every device heard once; no figure of a short run is worth that."""
+    if bench.settings.comparable:
+        bench.tell("warm-up")
+        load.run(Order("warm-up", seconds=min(_WARM_S, _seconds(bench)), drain_s=_DRAIN_S))
+
+
+def _seconds(bench: Bench) -> float:
+    return 60 * bench.settings.minutes
+
+
+def _catch_up(bench: Bench, load: Loading) -> None:
+    """Let it catch up with nothing else to do."""
+    seconds = _seconds(bench)
     bench.tell(f"ingest is away for {bench.settings.minutes:g} minutes")
     bench.stage.processes["ingest"].kill()
     away = load.run(Order("ingest away", seconds=seconds, drain_s=0))
     bench.tell("ingest catches up")
-    bench.stage.start_ingest()
-    bench.pids["ingest"] = bench.stage.processes["ingest"].pid
+    _start_ingest(bench)
     started = time.monotonic()
     caught_up = load.drain(_DRAIN_S)
     took_s = time.monotonic() - started
@@ -109,3 +129,46 @@ def outage(bench: Bench, load: Loading) -> None:
     bench.result.wrong += [] if caught_up else ["not caught up"]
     bench.result.wrong += bench.differences(load, away)
     bench.result.ratios.append(Ratio("catch-up after an outage / live rate", [seconds / took_s], 5))
+
+
+def _catch_up_beside(bench: Bench, load: Loading) -> None:
+    """Let it catch up while a part of the city goes on; beside that, as fast as it can at all."""
+    seconds = _seconds(bench) / 2
+    bench.tell(f"ingest is away again; {_BESIDE:.0%} of the city go on when it is back")
+    bench.stage.processes["ingest"].kill()
+    order = Order("backlog beside live traffic", seconds=seconds, speed=_BESIDE,
+                  catch_up_s=_DRAIN_S, drain_s=_DRAIN_S)  # fmt: skip
+    load.begin(order)
+    begun = time.monotonic()
+    time.sleep(seconds)
+    _start_ingest(bench)
+    back_s = time.monotonic() - begun
+    took = load.end()
+    bench.result.wrong += [] if took["drained"] else ["not caught up beside live traffic"]
+    # From its return to the first second in which no gateway holds anything back any more.
+    held = [one for one in load.told if one["t"] >= back_s and one["held"]]
+    batch = max(1, round(took["readings"] / max(1, took["messages"])))
+    bench.tell(f"as fast as it can, {batch} a message")
+    run, most = bench.flow(load, batch)
+    run.name = f"as fast as it can, {batch} a message"
+    bench.result.runs.append(run)
+    with psycopg.connect(bench.stage.dsn) as conn:
+        found = differences.missing_seqs(conn, load.ledger())
+        found += differences.missing_readings(conn, load.ledger())
+    bench.result.wrong += found[:WRONG_SHOWN]
+    if len(held) < _POINTS_MIN:
+        bench.result.notes.append("too little was held back to tell how fast it drained")
+        return
+    stored = held[-1]["stored_readings"] - held[0]["stored_readings"]
+    rate = stored / (held[-1]["t"] - held[0]["t"])
+    bench.result.notes.append(
+        f"beside {_BESIDE:.0%} of the city, {stored:,} readings were stored in"
+        f" {held[-1]['t'] - held[0]['t']:.0f} s, {rate:,.0f} a second; {most:,.0f} at most"
+    )
+    goal = "8 stored/s while a backlog drains beside live traffic / at most"
+    bench.result.compare(goal, [rate], [most], 0.8)
+
+
+def _start_ingest(bench: Bench) -> None:
+    bench.stage.start_ingest()
+    bench.pids["ingest"] = bench.stage.processes["ingest"].pid

@@ -16,6 +16,7 @@ import httpx2
 import psycopg
 import pytest
 
+from api import live
 from api.live import QUEUE_MAX, RESET, RING_BYTES_MAX, RING_MAX, STREAMS_MAX, Channel, Viewer
 from api.metrics import Metrics
 from api.people import Principal, digest
@@ -65,6 +66,21 @@ async def test_change_is_told_with_name_and_area(server: Server, broker: Broker)
         "Lamp 001",
     )
     assert change["at"] == at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def test_who_comes_a_little_later_shares_the_snapshot_and_misses_nothing(
+    server: Server, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SNAPSHOT_SHARED_S", 600.0)
+    async with server.client("wang") as client, watching(client, "c01") as first:
+        begun = await first.next("snapshot")
+        at = datetime.now(UTC)
+        await publish(broker, "c01", device_message("c01-lamp-001", at, lit=True, power_w=41.5))
+        change = await first.change("c01-lamp-001")
+        async with watching(client, "c01") as second:
+            again = await second.next("snapshot")
+            assert (again.id, again.data) == (begun.id, begun.data)
+            assert await second.change("c01-lamp-001") == change
 
 
 async def test_late_message_never_moves_a_device_backwards(server: Server, broker: Broker) -> None:

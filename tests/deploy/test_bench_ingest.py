@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from deploy.bench import docs, ingest
-from deploy.bench.__main__ import app
+from deploy.bench import differences, docs, fanout, trials
+from deploy.bench.__main__ import Trial, app, offer
 from deploy.bench.ground import Ground
+from deploy.bench.ingest import Bench
+from deploy.bench.runs import Ratio, Result, percentiles
+from deploy.bench.stage import Loading
 from deploy.bench.town import Town, register
 from edge_agent import topics
 from ingest.judge import Limits, Received
@@ -25,21 +29,33 @@ from ingest.presence import Presence
 from ingest.rules import RuleBook
 from ingest.telemetry import TelemetryWriter
 from ingest.writer import FlushLimits
-from simulators.load import Clock, Plan, Readings, community_of, gateway_of
+from simulators.messages import Clock, Readings, Speaker, community_of, gateway_of
+from simulators.mqtt import packets, topic_field
 
 pytestmark = pytest.mark.timeout(300)
 
 TOWN = Town(2, 20)
 TURNS = 3
+PERIOD = 30_000_000  # µs
 
 Ledger = Mapping[str, Sequence[int]]
+
+
+def _said(readings: Readings, topic: str, number: int, turn: int, at: bytes) -> bytes:
+    """Return a payload as a gateway of the load sends it."""
+    field = topic_field(topic)
+    speaker = Speaker.of(community_of(number), field, f"t-{number}")
+    said = readings.slice(turn * TOWN.devices, TOWN.devices, full_bin=True)
+    packet = said.packet(speaker, 1, turn + 1, at)
+    ((_, start, end),) = packets(packet)
+    return packet[start + len(field) + 3 : end]
 
 
 @pytest.fixture
 def ledger(database: str, authority: Authority) -> Ledger:
     """Two communities whose every device told three times, and what they sent."""
     register(database, TOWN, datetime.now(UTC) - timedelta(hours=6))
-    readings = Readings(Plan("", 0, "", "", "", TOWN.communities, TOWN.devices, "t"))
+    readings = Readings(TOWN.devices)
     writer = TelemetryWriter(
         dsn=database,
         consumer=Ground(database, authority).consumer("ingest-telemetry-00"),
@@ -51,39 +67,30 @@ def ledger(database: str, authority: Authority) -> Ledger:
     clock, now = Clock(), datetime.now(UTC)
     first_us = int((now - timedelta(seconds=100)).timestamp() * 1e6)
     messages = [
-        Received(
-            0, 0, 0, topics.up(gateway_of(number), "telemetry"),
-            b'{"v":1,"stream":"t-%d","seq":%d,"sent_at":"%b","readings":[%b]}'
-            % (
-                number, turn + 1, at,
-                readings.text(turn * TOWN.devices, TOWN.devices, full_bin=True)
-                .replace(b"\x00C", community_of(number).encode())
-                .replace(b"\x00A", at),
-            ),
-            False, False, now,
-        )
+        Received(0, 0, 0, topic, payload, False, False, now)
         for turn in range(TURNS)
-        for at in [clock.text(first_us + turn * 30_000_000)]
         for number in (1, 2)
-    ]  # fmt: skip
+        for topic in [topics.up(gateway_of(number), "telemetry")]
+        for payload in [_said(readings, topic, number, turn, clock.text(first_us + turn * PERIOD))]
+    ]
     writer.persist(messages)
     writer.close()
     return {gateway_of(n): (TURNS, TURNS * TOWN.devices, TURNS, 0) for n in (1, 2)}
 
 
-def differences(database: str, ledger: Ledger) -> dict[str, list[str]]:
+def found(database: str, ledger: Ledger) -> dict[str, list[str]]:
     with psycopg.connect(database) as conn:
         return {
-            "streams": ingest.missing_seqs(conn, ledger),
-            "readings": ingest.missing_readings(conn, ledger),
-            "doubled": ingest.doubled_readings(conn),
-            "lit": ingest.wrong_lit_times(conn),
-            "bins": ingest.wrong_full_bins(conn, TOWN),
+            "streams": differences.missing_seqs(conn, ledger),
+            "readings": differences.missing_readings(conn, ledger),
+            "doubled": differences.doubled_readings(conn),
+            "lit": differences.wrong_lit_times(conn),
+            "bins": differences.wrong_full_bins(conn, TOWN),
         }
 
 
 def test_what_was_stored_is_what_was_sent(database: str, ledger: Ledger) -> None:
-    assert not any(differences(database, ledger).values())
+    assert not any(found(database, ledger).values())
 
 
 @pytest.mark.parametrize(
@@ -101,56 +108,101 @@ def test_what_was_stored_is_what_was_sent(database: str, ledger: Ledger) -> None
 def test_what_is_wrong_is_seen(database: str, ledger: Ledger, change: str, seen_in: str) -> None:
     with psycopg.connect(database) as conn:
         assert conn.execute(change.encode()).rowcount
-    assert differences(database, ledger)[seen_in]
+    assert found(database, ledger)[seen_in]
 
 
 def test_ratio_is_judged_by_its_median_and_called_unstable_by_its_spread() -> None:
-    assert ingest.Ratio("a", [0.4, 0.6, 0.7], 0.5).met
-    assert not ingest.Ratio("a", [0.4, 0.45, 0.7], 0.5).met
-    assert ingest.Ratio("p99", [200.0], 250.0, at_most=True).met
-    assert not ingest.Ratio("a", [1.0, 1.2], 0.5).stable
-    assert ingest.Ratio("a", [1.0, 1.1], 0.5).stable
+    assert Ratio("a", [0.4, 0.6, 0.7], 0.5).met
+    assert not Ratio("a", [0.4, 0.45, 0.7], 0.5).met
+    assert Ratio("p99", [200.0], 250.0, at_most=True).met
+    assert not Ratio("a", [1.0, 1.2], 0.5).stable
+    assert Ratio("a", [1.0, 1.1], 0.5).stable
 
 
 def test_percentiles_of_few_samples_have_no_p99() -> None:
-    assert "p99" not in ingest.percentiles([0.001] * 999)
-    assert ingest.percentiles([0.001] * 989 + [0.5] * 11)["p99"] == 500.0
+    assert "p99" not in percentiles([0.001] * 999)
+    assert percentiles([0.001] * 989 + [0.5] * 11)["p99"] == 500.0
+
+
+STEPS = {
+    "ingest": None, "burst": trials.burst, "outage": trials.outage, "alerts": trials.alerts,
+    "fanout": fanout.fanout,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, Any]]:
+    """All trials of one small city on one stage, one after the other; each one's report."""
+    reports: dict[str, dict[str, Any]] = {}
+
+    def everything(bench: Bench, load: Loading) -> None:
+        whole, settings = bench.result, bench.settings
+        for name, steps in STEPS.items():
+            bench.settings = replace(settings, bench=name)
+            bench.result = Result(bench.settings, versions=whole.versions, machine=whole.machine)
+            if steps is not None:
+                steps(bench, load)
+            elif bench.city(load):
+                bench.rounds(load)
+            reports[name] = bench.result.as_json()
+        bench.result = whole
+
+    offer("everything", Trial("All of them.", everything, rounds=1))
     file = tmp_path_factory.mktemp("bench") / "b.json"
-    arguments = ["ingest", "--quick", "--json", str(file), "--communities", "2", "--devices", "20"]
-    done = CliRunner().invoke(app, [*arguments, "--minutes", "0.1", "--rounds", "0"])
+    done = CliRunner().invoke(
+        app,
+        ["everything", "--quick", "--json", str(file), "--communities", "2", "--devices", "40",
+         "--minutes", "0.02", "--seconds", "0.5", "--status", "0.2"],
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
-    return json.loads(file.read_text())
+    told = json.loads(file.read_text())
+    assert {"schema", "commit", "machine", "versions", "settings", "ratios"} <= told.keys()
+    assert not told["comparable"]
+    return reports
 
 
-def test_command_tells_what_it_measured_and_that_it_was_right(ran: dict[str, Any]) -> None:
-    assert ran["correct"], ran["wrong"]
-    assert not ran["comparable"]
-    (city,) = ran["runs"]
-    # Where a second brings less than a reading, a message is one.
-    assert 0 < city["sent"] == city["messages"]
-    assert {"broker", "database", "ingest", "api", "viewers", "load"} == city["cores"].keys()
-    assert city["alert_ms"]["n"] == 60
-    assert {"schema", "commit", "machine", "versions", "settings", "ratios"} <= ran.keys()
-
-
-@pytest.mark.parametrize("name", ["burst", "alerts", "outage"])
-def test_city_that_is_not_left_alone_loses_nothing(name: str, tmp_path: Path) -> None:
-    file = tmp_path / "b.json"
-    arguments = [name, "--quick", "--json", str(file), "--communities", "2", "--devices", "40"]
-    done = CliRunner().invoke(app, [*arguments, "--minutes", "0.1"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(file.read_text())
+@pytest.mark.parametrize("name", STEPS)
+def test_whatever_a_city_is_put_through_it_loses_nothing(
+    ran: Mapping[str, dict[str, Any]], name: str
+) -> None:
+    found = ran[name]
     assert (found["bench"], found["correct"], found["wrong"]) == (name, True, [])
 
 
-def test_page_says_what_a_short_run_is_worth(ran: dict[str, Any]) -> None:
-    page = docs.page({"b.json": ran})
-    assert "Not comparable" in page
-    assert ran["ratios"][0]["goal"] in page
+def test_a_city_is_told_with_all_that_it_took(ran: Mapping[str, dict[str, Any]]) -> None:
+    city = ran["ingest"]["runs"][0]
+    assert city["sent"] > 0
+    # Statuses come by themselves, beside readings, five a second of each gateway.
+    assert city["statuses"] > 5
+    assert {"broker", "database", "ingest", "api", "viewers", "load"} == city["cores"].keys()
+    assert city["alert_ms"]["n"] == 12
+
+
+def test_rounds_measure_what_the_goals_compare(ran: Mapping[str, dict[str, Any]]) -> None:
+    runs = {one["name"]: one for one in ran["ingest"]["runs"]}
+    assert len(runs) == 8
+    replay = runs["Linli, nothing but duplicates"]
+    assert 0 < replay["sent"] == replay["stored"]
+    told = [one["goal"].partition(" ")[0] for one in ran["ingest"]["ratios"]]
+    short = [one for one in ran["ingest"]["notes"] if one.startswith("too short for a ratio")]
+    assert len(told) + len(short) >= 5
+
+
+def test_everybody_who_watches_hears_the_same(ran: Mapping[str, dict[str, Any]]) -> None:
+    api, empty, *_ = ran["fanout"]["runs"]
+    assert api["deliveries"] > 0 < empty["deliveries"]
+    # Of the same size: what is compared is the way, not the load.
+    assert empty["bytes_a_delivery"] == pytest.approx(api["bytes_a_delivery"], rel=0.25)
+    page = docs.page({"b.json": ran["fanout"]})
+    assert f"{api['deliveries_per_s']:,}" in page
+
+
+def test_page_says_what_a_short_run_is_worth(ran: Mapping[str, dict[str, Any]]) -> None:
+    for name, report in ran.items():
+        page = docs.page({"b.json": report})
+        assert "Not comparable" in page
+        assert f"## {name}" in page
+        assert all(one["goal"] in page for one in report["ratios"])
 
 
 def test_page_is_made_of_the_reports_that_lie_beside_it() -> None:

@@ -8,38 +8,72 @@ from itertools import pairwise
 
 import pytest
 
-from edge_agent.messages import Batch, parse_telemetry
-from simulators.load import Clock, Plan, Readings, community_of, equipment, packets
+from edge_agent.config import SamplingConfig
+from edge_agent.messages import Batch, parse_event, parse_status, parse_telemetry
+from simulators.messages import (
+    Clock,
+    Readings,
+    Speaker,
+    alarm,
+    community_of,
+    equipment,
+    status,
+)
+from simulators.mqtt import packets, publish, topic_field
+from simulators.orders import Plan
 
 DEVICES = 40
 AT = "2026-03-01T10:00:00.250000Z"
+TOPIC = "linli/v1/00/gw-c0001/up/telemetry"
+SPEAKER = Speaker.of("c0001", topic_field(TOPIC), "t-1")
 
 
-def plan(devices: int = DEVICES) -> Plan:
-    return Plan("127.0.0.1", 1, "", "", "", 1, devices, "t")
+def payload_of(packet: bytes, topic: str = TOPIC) -> bytes:
+    ((kind, start, end),) = packets(packet)
+    assert kind & 0xF6 == 0x32  # QoS 1
+    field = topic_field(topic)
+    assert packet[start : start + len(field)] == field
+    assert packet[start + len(field) + 2] == 0  # no properties
+    assert end == len(packet)
+    return packet[start + len(field) + 3 : end]
 
 
 def said(readings: Readings, cursor: int, count: int, *, full_bin: bool = False) -> Batch:
-    text = readings.text(cursor, count, full_bin=full_bin)
-    body = text.replace(b"\x00C", b"c0001").replace(b"\x00A", AT.encode())
-    return parse_telemetry(
-        b'{"v":1,"stream":"s-1","seq":1,"sent_at":"%b","readings":[%b]}' % (AT.encode(), body)
-    )
+    one = readings.slice(cursor, count, full_bin=full_bin)
+    assert one.count == count
+    return parse_telemetry(payload_of(one.packet(SPEAKER, 7, 11, AT.encode())))
 
 
 def test_every_reading_keeps_the_contract_and_every_device_is_heard() -> None:
-    readings = Readings(plan())
+    readings = Readings(DEVICES)
     heard: Counter[str] = Counter()
     for cursor in range(0, 3 * DEVICES, 12):
         batch = said(readings, cursor, 12)
-        assert not batch.rejected
+        assert (batch.stream, batch.seq, batch.rejected) == ("t-1", 11, ())
+        assert all(one.at.isoformat() == "2026-03-01T10:00:00.250000+00:00"
+                   for _, one in batch.readings)  # fmt: skip
         heard.update(reading.device for _, reading in batch.readings)
     assert set(heard.values()) == {3}
     assert len(heard) == DEVICES
+    assert all(device.startswith("c0001-") for device in heard)
+
+
+@pytest.mark.parametrize("count", [1, 2, 13, 40])
+def test_a_slice_serves_one_gateway_after_the_other(count: int) -> None:
+    one = Readings(DEVICES).slice(5, count, full_bin=False)
+    clock = Clock()
+    for number in (1, 9_999):
+        speaker = Speaker.of(community_of(number), SPEAKER.topic, f"t-{number}")
+        for at_us in (1_772_359_200_000_000, 1_772_359_201_000_001):
+            at = clock.text(at_us)
+            batch = parse_telemetry(payload_of(one.packet(speaker, 65_535, 2**40, at)))
+            assert (batch.stream, batch.seq) == (f"t-{number}", 2**40)
+            assert {reading.device[:5] for _, reading in batch.readings} == {community_of(number)}
+            assert {int(reading.at.timestamp() * 1e6) for _, reading in batch.readings} == {at_us}
 
 
 def test_one_reading_of_ten_says_something_else() -> None:
-    readings = Readings(plan())
+    readings = Readings(DEVICES)
     turns = [
         {
             one.device: one.model_dump(exclude={"at"})
@@ -54,7 +88,7 @@ def test_one_reading_of_ten_says_something_else() -> None:
 
 
 def test_a_bin_fills_up_on_its_second_reading_and_stays_full() -> None:
-    readings = Readings(plan())
+    readings = Readings(DEVICES)
     full = [
         [
             one.device
@@ -66,6 +100,27 @@ def test_a_bin_fills_up_on_its_second_reading_and_stays_full() -> None:
     assert full[0] == []
     assert len(full[1]) == 1
     assert all(one == full[1] for one in full[1:])
+
+
+def test_alarms_and_statuses_keep_the_contract() -> None:
+    topic = TOPIC.replace("telemetry", "event")
+    packet = publish(topic_field(topic), 3, alarm(b"e-1", 4, "c0001-alarm-0001", AT.encode(), "o"))
+    assert parse_event(payload_of(packet, topic)).event.kind == "alarm"
+    topic = TOPIC.replace("telemetry", "status")
+    told = status(AT.encode(), (b"t-1", 5, 9), (b"e-1", 3, 3), 10.0)
+    packet = publish(topic_field(topic), 3, told, retain=True)
+    assert packet[0] & 1
+    heard = parse_status(payload_of(bytes((packet[0] & ~1,)) + packet[1:], topic))
+    assert heard.state == "online"
+    assert [(one.lane, one.stream, one.oldest, one.next) for one in heard.streams] == [
+        ("telemetry", "t-1", 5, 9), ("event", "e-1", 3, 3),
+    ]  # fmt: skip
+    assert (heard.outbox_messages, heard.status_interval_s) == (4, 10.0)
+
+
+def test_gateways_tell_their_status_as_often_as_an_agent() -> None:
+    plan = Plan("127.0.0.1", 1, "", "", "", 1, DEVICES, "t")
+    assert plan.status_s == SamplingConfig().status_interval_s
 
 
 def test_equipment_is_the_same_everywhere_and_complete() -> None:
