@@ -34,7 +34,7 @@ from deploy.bench.runs import (
     rate,
     short,
 )
-from deploy.bench.stage import CITY, LISTENER, Loading, Stage, built, pin, python
+from deploy.bench.stage import LISTENER, Loading, Stage, built, pin, python
 from deploy.checker import alerts
 from deploy.checker.facts import Difference
 from deploy.faults.ground import until
@@ -85,7 +85,7 @@ def measure(
                 f"{free / 2**30:.1f} GB free, 12 GB needed: name another folder with --folder"
             )
         tell("servers, certificates, registry")
-        with built(Path(made), settings.town, CITY) as stage:
+        with built(Path(made), settings.town, settings.ingest) as stage:
             bench = Bench(stage, settings, result, tell)
             load = bench.prepare()
             if steps is not None:
