@@ -70,7 +70,8 @@ ingest is ready; median and maximum over all rounds, in seconds.
   kept, the rest is counted; the runs stay below that.
 - **Packet loss is shown as TCP shows it** (what was lost comes later), by a proxy; no packet is
   dropped in a kernel. Real radio links are not part of any run.
-- **One machine.** Broker and database share it; no replica fails over, no clock of the server
+- **One machine.** Broker and database share it; a replica that takes over has a drill of its own,
+  `./dev drill failover`. No clock of the server
   steps. Hundreds of gateways that return at once are not part of these runs.
 - **RabbitMQ** in the place of Mosquitto has a drill of its own, `./dev drill cluster`: a node of
   three is killed, frozen, cut off. The faults above run behind Mosquitto.
