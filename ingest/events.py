@@ -93,16 +93,23 @@ class EventWriter(Writer):
         What it evicted it says itself, on the event lane; so its word on what it still holds counts
         only once all its events up to that word are stored.
         """
-        for item in fresh:
-            status = item.status
-            if item.gateway is None or status is None or not status.streams:
-                continue
-            gateway = item.gateway
-            bounds = {(gateway, lane.stream): lane.oldest for lane in status.streams}
+        # Of each gateway the last word counts.
+        said = {
+            item.gateway: item.status
+            for item in fresh
+            if item.gateway is not None and item.status is not None
+        }
+        bounds = {
+            (gateway, lane.stream): lane.oldest
+            for gateway, status in said.items()
+            for lane in status.streams
+        }
+        missing_of: defaultdict[str, list[tuple[StreamKey, int, int]]] = defaultdict(list)
+        for hole in streams.missing_below(conn, bounds) if bounds else ():
+            missing_of[hole[0][0]].append(hole)
+        for gateway, missing in missing_of.items():
+            status = said[gateway]
             events = [lane for lane in status.streams if lane.lane == "event"]
-            missing = streams.missing_below(conn, bounds)
-            if not missing:
-                continue
             # Events it still holds may tell of evictions: wait until all of them are here.
             unheard = streams.missing_below(
                 conn, {(gateway, lane.stream): lane.next for lane in events}

@@ -59,21 +59,17 @@ def doubled_readings(conn: psycopg.Connection) -> list[str]:
     return wrong
 
 
-def states_written(conn: psycopg.Connection, since: float) -> bool:
-    """Whether nothing from before an instant (seconds since 1970) is in ingest's memory alone."""
-    row = conn.execute(
-        "SELECT coalesce(min(held_since) > to_timestamp(%s), true) FROM ingest_lane", (since,)
-    ).fetchone()
-    return row is not None and row[0]
-
-
 def wrong_lit_times(conn: psycopg.Connection) -> list[str]:
-    """Lamps here are always lit and due: their time is from the first reading to the last."""
+    """Lamps here are always lit and due: their time is from the first reading to the last.
+
+    Or to the one before, where the last is held back: a night is settled up to the lamp's state.
+    """
     row = conn.execute(
         """
         SELECT count(*), count(*) FILTER (WHERE n.lit_us IS DISTINCT FROM r.us OR n.dark_us > 0)
-        FROM (SELECT device_id, (extract(epoch FROM max(at) - min(at)) * 1000000)::bigint AS us
-              FROM reading_lamp GROUP BY device_id) AS r
+        FROM (SELECT device_id, (extract(epoch FROM max(t.at) - min(t.at)) * 1000000)::bigint AS us
+              FROM reading_lamp AS t JOIN device_state AS s USING (device_id)
+              WHERE t.at <= s.lit_at GROUP BY device_id) AS r
         LEFT JOIN (SELECT device_id, sum(lit_us)::bigint AS lit_us, sum(dark_us)::bigint AS dark_us
                    FROM lamp_night GROUP BY device_id) AS n USING (device_id)
         """

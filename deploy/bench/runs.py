@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from deploy.bench.report import commit
-from deploy.bench.stage import CITY, STATE_INTERVAL, VIEWERS
+from deploy.bench.stage import CITY, VIEWERS
 from deploy.bench.town import Town
 from simulators.orders import Order
 
@@ -39,11 +39,6 @@ class Settings:
         """Messages of a flow that are in flight: as many as the broker queues for one reader."""
         return _FLOW_LIMIT if self.comparable else _FLOW_LIMIT // 10
 
-    @property
-    def ingest(self) -> dict[str, str]:
-        """What ingest is told beside its defaults; a short run does not wait for what is held."""
-        return {**CITY, **({} if self.comparable else {STATE_INTERVAL: "2"})}
-
     def as_json(self) -> dict[str, Any]:
         """For the report."""
         return {
@@ -62,7 +57,7 @@ class Settings:
             "tls": True,
             "qos": 1,
             "comparable": self.comparable,
-            "ingest": self.ingest,
+            "ingest": dict(CITY),
         }
 
 

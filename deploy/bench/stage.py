@@ -52,13 +52,12 @@ VIEWERS: Final = 20
 _VIEWERS_A_TOKEN: Final = 10
 _FILES: Final = 20_000
 _READY_S: Final = 300.0
-STATE_INTERVAL: Final = "LINLI_INGEST__STATE_INTERVAL_S"
 #: What a city's ingest is told beside the defaults: the window law of a city's rate.
 CITY: Final[Mapping[str, str]] = {
     "LINLI_INGEST__TELEMETRY__RECEIVE_MAXIMUM": "2000",
     "LINLI_INGEST__QUEUE_BYTES": "300000000",
     # The levers of docs/scaling.md.
-    STATE_INTERVAL: "60",
+    "LINLI_INGEST__STATE_INTERVAL_S": "60",
     "LINLI_INGEST__READING_INDEX": "after-close",
 }
 

@@ -128,7 +128,7 @@ class State(NamedTuple):
 
     def written(self) -> "State":
         """Return the state as one that the table has."""
-        return self._replace(stored_at=None)
+        return State(*self[:8], None, self.said)
 
 
 def registry_revision(conn: Connection) -> int:
