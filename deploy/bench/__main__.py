@@ -37,7 +37,7 @@ from deploy.bench.ingest import Bench, measure
 from deploy.bench.report import Measured, Report
 from deploy.bench.runs import Settings
 from deploy.bench.show import WIDTH, show
-from deploy.bench.stage import VIEWERS, Loading
+from deploy.bench.stage import INGEST_PROCESSES, VIEWERS, Loading
 from deploy.bench.town import STATUS_S, Town
 from deploy.services import ServiceError
 
@@ -275,6 +275,9 @@ Communities = Annotated[int, typer.Option(min=1, max=9_999, help="One gateway ea
 Devices = Annotated[int, typer.Option(min=10, max=9_999, help="Of a community.")]
 Rounds = Annotated[int, typer.Option(min=0, max=100, help="Of all that is measured in turns.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="Of each in a round.")]
+Processes = Annotated[
+    int, typer.Option(min=1, max=INGEST_PROCESSES, help="Of ingest's telemetry; 1: of all it does.")
+]
 Folder = Annotated[Path | None, typer.Option(help="Where the database lies meanwhile.")]
 _QUICK_COMMUNITIES: Final = 20
 _QUICK_S: Final = 10.0
@@ -347,14 +350,16 @@ def offer(name: str, trial: Trial) -> None:
         ] = 0,
         rounds: Rounds = trial.rounds,
         seconds: Seconds = 60.0,
+        processes: Processes = INGEST_PROCESSES,
         folder: Folder = None,
     ) -> None:
         if quick:
+            processes = 1
             communities, minutes = min(communities, _QUICK_COMMUNITIES), min(minutes, 1.0)
             rounds, seconds = min(rounds, 1), min(seconds, _QUICK_S)
         settings = Settings(
             Town(communities, devices, period, status), minutes, batch, rounds, seconds,
-            comparable=not quick, bench=name, viewers=trial.viewers,
+            comparable=not quick, bench=name, viewers=trial.viewers, ingest_processes=processes,
         )  # fmt: skip
         show(lambda tell: measure(settings, folder, tell, trial.steps), result, judge=judge)
 

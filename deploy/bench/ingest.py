@@ -85,7 +85,7 @@ def measure(
                 f"{free / 2**30:.1f} GB free, 12 GB needed: name another folder with --folder"
             )
         tell("servers, certificates, registry")
-        with built(Path(made), settings.town, CITY) as stage:
+        with built(Path(made), settings.town, CITY, settings.ingest_processes) as stage:
             bench = Bench(stage, settings, result, tell)
             load = bench.prepare()
             if steps is not None:

@@ -5,16 +5,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import httpx2
-
 from deploy.bench.ingest import Bench
 from deploy.bench.runs import Ratio, Run
 from deploy.bench.stage import Loading
-from deploy.faults.ground import until
-from deploy.installation import ingest_programs, module
 from deploy.services import HOST
 from ingest.consumer import forget_session
-from ingest.pki import identity_of, service_identities
+from ingest.pki import identity_of
 from simulators.orders import Order
 
 #: Each once in a round; with two, events and keepers have a process of their own beside them.
@@ -23,7 +19,6 @@ _ROUNDS: Final = 3
 # Nights are opened again at each start, a thousand lamps at a time.
 _WARM_S: Final = 90.0
 _DRAIN_S: Final = 900.0
-_READY_S: Final = 300.0
 _SERVER: Final = ("broker", "database")
 
 
@@ -64,11 +59,9 @@ def _cpu(run: Run, *besides: str) -> float:
 def arrange(bench: Bench, processes: int) -> None:
     """Have ingest run as ``--ingest-processes`` says, ready; what ran before is ended."""
     stage = bench.stage
-    for name in [one for one in stage.processes if one.startswith("ingest")]:
-        stage.processes.pop(name).stop()
+    stage.end_ingest()
+    for name in stage.ingest:
         bench.pids.pop(name, None)
-    for identity in service_identities(max(LAYOUTS)):
-        stage.broker.identity(identity)
     for number in range(processes, max(LAYOUTS)):
         forget_session(
             identity_of("telemetry", number),
@@ -77,18 +70,7 @@ def arrange(bench: Bench, processes: int) -> None:
             ca=stage.broker.ca,
             certificates=stage.broker.services,
         )
-    programs = ingest_programs(processes, stage.metrics_port)
-    for name, _, options in programs:
-        command = module("ingest", "run", "--config", str(stage.folder / "linli.toml"), *options)
-        stage.processes[name] = process = stage.program(name, command, stage.settings)
-        bench.pids[name] = process.pid
-    for name, port, _ in programs:
-        until(lambda port=port: _ready(port), f"{name} is ready", timeout_s=_READY_S)
+    stage.ingest_processes = processes
+    stage.start_ingest()
+    bench.pids |= {name: one.pid for name, one in stage.ingest.items()}
     stage.check()
-
-
-def _ready(port: int) -> bool:
-    try:
-        return httpx2.get(f"http://{HOST}:{port}/readyz", timeout=5).is_success
-    except httpx2.TransportError:
-        return False

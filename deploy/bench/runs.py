@@ -33,6 +33,7 @@ class Settings:
     comparable: bool
     bench: str = "ingest"
     viewers: int = VIEWERS
+    ingest_processes: int = 1
 
     @property
     def flow_limit(self) -> int:
@@ -58,6 +59,7 @@ class Settings:
             "qos": 1,
             "comparable": self.comparable,
             "ingest": dict(CITY),
+            "ingest_processes": self.ingest_processes,
         }
 
 

@@ -29,9 +29,10 @@ from api import people
 from deploy.bench import viewers as viewing
 from deploy.bench.town import Town, register
 from deploy.faults.ground import OWNER, PASSWORD, Broker, authority_for, broker, until
-from deploy.installation import environment, module
+from deploy.installation import environment, ingest_programs, module
 from deploy.services import HOST, Postgres, Process, Userland, free_port, settings_for_machine
 from ingest.migrate import migrate
+from ingest.pki import service_identities
 from simulators.orders import Order, Plan
 
 DATABASE: Final = "linli_bench"
@@ -39,6 +40,8 @@ DATABASE: Final = "linli_bench"
 LISTENER: Final = "bench-00"
 #: Says on the live topic what ingest would say.
 TELLER: Final = "bench-01"
+#: Of telemetry, where a city's is shared; events and keepers have one more.
+INGEST_PROCESSES: Final = 2
 _ACL: Final = f"""
 user {TELLER}
 topic write linli/v1/live/#
@@ -47,7 +50,7 @@ topic read linli/v1/live/#
 topic read linli/v1/+/+/up/telemetry
 topic readwrite linli/v1/probe/{LISTENER}
 """
-SERVICES: Final = ("ingest-telemetry-00", "ingest-event-00", "api-live-00", LISTENER, TELLER)
+SERVICES: Final = (*service_identities(INGEST_PROCESSES), LISTENER, TELLER)
 VIEWERS: Final = 20
 _VIEWERS_A_TOKEN: Final = 10
 _FILES: Final = 20_000
@@ -160,9 +163,11 @@ class Stage:
     bare: Broker  # for baselines: nobody of Linli's listens there
     dsn: str
     settings: Mapping[str, str]
+    ingest_processes: int = 1
     metrics_port: int = field(default_factory=free_port)
     api_port: int = field(default_factory=free_port)
     processes: dict[str, Process] = field(default_factory=dict[str, Process])
+    _metrics_ports: list[int] = field(default_factory=list[int])
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def plan(self, name: str, broker: Broker | None = None) -> Plan:
@@ -231,14 +236,30 @@ class Stage:
                 )
         return [made[number // _VIEWERS_A_TOKEN] for number in range(viewers)]
 
+    @property
+    def ingest(self) -> dict[str, Process]:
+        """Those of the processes that are ingest's."""
+        return {name: one for name, one in self.processes.items() if name.startswith("ingest")}
+
     def start_ingest(self) -> None:
-        """Start ingest, again if need be, and wait until it hears."""
-        self.processes["ingest"] = self.program(
-            "ingest",
-            module("ingest", "run", "--config", str(self.folder / "linli.toml")),
-            self.settings,
-        )
-        self._await("ingest", self.metrics_port)
+        """Start ingest, again if need be, in as many processes as it has; wait until all hear."""
+        for name in self.ingest:
+            self.processes.pop(name)
+        programs = ingest_programs(self.ingest_processes, self.metrics_port)
+        self._metrics_ports = [port for _, port, _ in programs]
+        for name, _, options in programs:
+            command = module("ingest", "run", "--config", str(self.folder / "linli.toml"), *options)
+            self.processes[name] = self.program(name, command, self.settings)
+        for name, port, _ in programs:
+            self._await(name, port)
+
+    def end_ingest(self, *, killed: bool = False) -> None:
+        """End ingest, in order or not."""
+        for process in self.ingest.values():
+            if killed:
+                process.kill()
+            else:
+                process.stop()
 
     def _await(self, name: str, port: int) -> None:
         url = f"http://{HOST}:{port}/readyz"
@@ -258,13 +279,14 @@ class Stage:
         return process
 
     def metric(self, name: str, *labels: str) -> float:
-        """One number of ingest's; several series with the name are added up."""
-        text = httpx2.get(f"http://{HOST}:{self.metrics_port}/metrics", timeout=30).text
+        """One number of ingest's; several series with the name, of all processes, are added up."""
         total = 0.0
-        for line in text.splitlines():
-            head, _, value = line.rpartition(" ")
-            if head.partition("{")[0] == name and all(label in head for label in labels):
-                total += float(value)
+        for port in self._metrics_ports:
+            text = httpx2.get(f"http://{HOST}:{port}/metrics", timeout=30).text
+            for line in text.splitlines():
+                head, _, value = line.rpartition(" ")
+                if head.partition("{")[0] == name and all(label in head for label in labels):
+                    total += float(value)
         return total
 
     def check(self) -> None:
@@ -324,7 +346,9 @@ def live_client(stage: Stage) -> Generator[Client]:
 
 
 @contextmanager
-def built(folder: Path, town: Town, settings: Mapping[str, str]) -> Generator[Stage]:
+def built(
+    folder: Path, town: Town, settings: Mapping[str, str], ingest_processes: int = 1
+) -> Generator[Stage]:
     """Start the servers, register the town, give everybody a certificate; stop it all after."""
     with ExitStack() as stack:
         userland = Userland.find()
@@ -348,7 +372,7 @@ def built(folder: Path, town: Town, settings: Mapping[str, str]) -> Generator[St
         for identity in (*town.gateways(), *SERVICES):
             brokers[0].identity(identity)
         register(dsn, town, datetime.now(UTC) - timedelta(hours=6))
-        stage = Stage(folder, town, server, brokers[0], brokers[1], dsn, settings)
+        stage = Stage(folder, town, server, brokers[0], brokers[1], dsn, settings, ingest_processes)
         stage.processes = {"broker": brokers[0].server.process, "database": server.process}
         stack.callback(stage.close)
         yield stage

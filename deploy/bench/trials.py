@@ -79,7 +79,11 @@ def burst(bench: Bench, load: Loading) -> None:
                                    drain_s=_DRAIN_S))  # fmt: skip
     bench.result.samples = samples = sampler.stop()
     run = took["run"]
-    rss = [one["rss_mb"]["ingest"] for one in samples if one["t"] <= seconds]
+    rss = [
+        sum(one["rss_mb"][name] for name in bench.stage.ingest)
+        for one in samples
+        if one["t"] <= seconds
+    ]
     run.rss_mb = {name: max(one["rss_mb"][name] for one in samples) for name in bench.pids}
     run.told = {"drain_s": round(took["drain_seconds"], 1), "resent": took["resent"]}
     bench.result.runs.append(run)
@@ -115,7 +119,7 @@ def _catch_up(bench: Bench, load: Loading) -> None:
     """Let it catch up with nothing else to do."""
     seconds = _seconds(bench)
     bench.tell(f"ingest is away for {bench.settings.minutes:g} minutes")
-    bench.stage.processes["ingest"].kill()
+    bench.stage.end_ingest(killed=True)
     away = load.run(Order("ingest away", seconds=seconds, drain_s=0))
     bench.tell("ingest catches up")
     _start_ingest(bench)
@@ -135,7 +139,7 @@ def _catch_up_beside(bench: Bench, load: Loading) -> None:
     """Let it catch up while a part of the city goes on; beside that, as fast as it can at all."""
     seconds = _seconds(bench) / 2
     bench.tell(f"ingest is away again; {_BESIDE:.0%} of the city go on when it is back")
-    bench.stage.processes["ingest"].kill()
+    bench.stage.end_ingest(killed=True)
     order = Order("backlog beside live traffic", seconds=seconds, speed=_BESIDE,
                   catch_up_s=_DRAIN_S, drain_s=_DRAIN_S)  # fmt: skip
     load.begin(order)
@@ -171,4 +175,4 @@ def _catch_up_beside(bench: Bench, load: Loading) -> None:
 
 def _start_ingest(bench: Bench) -> None:
     bench.stage.start_ingest()
-    bench.pids["ingest"] = bench.stage.processes["ingest"].pid
+    bench.pids |= {name: one.pid for name, one in bench.stage.ingest.items()}
