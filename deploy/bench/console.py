@@ -406,8 +406,9 @@ class Looking:
             due += a_message / per_s
             now = datetime.now(UTC).isoformat()
             self._client.publish(
-                topics.live(area),
+                topics.live_devices(area),
                 json.dumps({
+                    "v": 1,
                     "at": now,
                     "devices": [
                         _change(device, kind, now, done + n)

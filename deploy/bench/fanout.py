@@ -186,7 +186,7 @@ def _teller(stage: Stage) -> Generator[Callable[[], int]]:
                 (alert,),
             ).fetchone()
             assert row is not None
-            message = {"at": datetime.now(UTC).isoformat(), "alerts": [str(alert)]}
+            message = {"v": 1, "at": datetime.now(UTC).isoformat(), "alerts": [str(alert)]}
             client.publish(topics.live(community), json.dumps(message), qos=topics.LIVE_QOS)
             return row[0]
 
