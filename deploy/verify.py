@@ -71,7 +71,8 @@ class Terms:
     Attributes:
         physics: Whether the ledger's world tells what had to be computed and raised.
         forfeited: Messages whose only copy was destroyed on purpose.
-        beside: Alert rules of which the ledger's world knows nothing.
+        beside: Alert rules of which the ledger's world knows nothing, or not in which order what
+            they ask arrives.
         stopped_at: When the world was stopped; whoever waits after that hears silence.
     """
 

@@ -50,9 +50,9 @@ def resident_mb(pid: int) -> float:
 
 
 def fill(file: Path) -> None:
-    """Write a file until its file system is full."""
+    """Write a file, or go on with it, until its file system is full."""
     block = bytes(1 << 20)
-    with file.open("wb", buffering=0) as out:
+    with file.open("ab", buffering=0) as out:
         # In ever smaller helpings, until not even a block of it is left.
         for size in (1 << 20, 1 << 16, 1 << 12):
             with suppress(OSError):
