@@ -56,7 +56,7 @@ def says(outcome: Outcome, what: str) -> bool:
 
 def test_an_undisturbed_run_is_ok(ground: Ground) -> None:
     def act(run: Run) -> None:
-        run.found(hours=6)
+        run.found(hours=18)  # always some of a night
         run.begin()
         run.city.await_phase("live")
         run.sometimes("it ran", found=True)
