@@ -63,6 +63,11 @@ through the same broker at the same time.""",
 Ingest is killed and stays away. First it catches up alone. Then it is away again, and catches up
 while a part of the city goes on: what it stores then, beside the most that it stores of messages of
 that size when it has nothing to wait for, in the same call.""",
+    "federation": """\
+A city that has a month of final numbers tells its province all of them for the first time: how long
+that takes, how many messages and bytes it is, and whether both have the same in the end.""",
+    "partitions": """\
+The same city with one ingest process and with two by partition, in turns: what a reading costs.""",
     "fanout": """\
 Server-sent events over real connections with real tokens. One alert is changed in the tables and
 its id told on the live topic, again as soon as one viewer heard of it; every viewer must hear the

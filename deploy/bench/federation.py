@@ -263,7 +263,8 @@ def _tell_all(
     centre.start()
     until(
         lambda: theirs.execute(
-            "SELECT FROM pg_stat_activity WHERE application_name = 'linli-ingest aggregate'"
+            "SELECT FROM pg_stat_activity"
+            " WHERE application_name = 'linli-ingest ingest-aggregate-00'"
             " AND datname = current_database()"
         ).fetchall(),
         "the province's ingest runs",
