@@ -21,7 +21,15 @@ from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
 from ingest.presence import HEARD_INTERVAL, Watch
 from ingest.rules import Rule
-from ingest.store import alerts, community_days, dead_letters, gateways, readings, streams
+from ingest.store import (
+    alerts,
+    cities,
+    community_days,
+    dead_letters,
+    gateways,
+    readings,
+    streams,
+)
 from ingest.store.devices import Device, Gateway
 from ingest.store.streams import Hole, StreamKey
 from ingest.writer import Common, Writer
@@ -83,7 +91,14 @@ class EventWriter(Writer):
         }
         if statuses:
             gateways.save_status(conn, statuses)
+        told = {city: said for city, said in statuses.items() if self._is_city(city)}
+        if told:
+            cities.save_status(conn, told)
         self._changed_alerts += alerts.write(conn, self.projection.delta.alerts, now)
+
+    def _is_city(self, name: str) -> bool:
+        known = self.registry.gateways.get(name)
+        return known is not None and known.is_city
 
     def _close_vanished(
         self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime
@@ -281,18 +296,19 @@ class EventWriter(Writer):
         told = {gateway.gateway: silent for gateway, silent in flipped}
         with conn.transaction():
             self._changed_alerts += alerts.write(conn, changes, now)
-            gateways.save_presence(
-                conn,
-                [
-                    (
-                        gateway.gateway,
-                        self._watch.last_heard(gateway),
-                        told.get(gateway.gateway, self._watch.is_silent(gateway)),
-                    )
-                    for gateway in self.registry.gateways.values()
-                    if save_all or gateway.gateway in told
-                ],
-            )
+            presence = [
+                (
+                    gateway.gateway,
+                    self._watch.last_heard(gateway),
+                    told.get(gateway.gateway, self._watch.is_silent(gateway)),
+                )
+                for gateway in self.registry.gateways.values()
+                if save_all or gateway.gateway in told
+            ]
+            gateways.save_presence(conn, presence)
+            of_cities = [row for row in presence if self._is_city(row[0])]
+            if of_cities:
+                cities.save_presence(conn, of_cities)
         if save_all:
             self._presence_saved_at = now
         self._watch.take(flipped, now)

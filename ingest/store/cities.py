@@ -18,7 +18,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from psycopg.types.range import DateRange
 
-from edge_agent.messages import AreaDay, AreaRecord, encode
+from edge_agent.messages import AreaDay, AreaRecord, Status, encode
 from ingest.indicators.catalogue import INDICATORS
 
 LEVELS: Final = ("province", "city", "district", "street", "community", "cell")
@@ -105,6 +105,40 @@ def listed(conn: Connection) -> list[City]:
             FROM city AS c ORDER BY c.city
             """
         ).fetchall()
+
+
+def save_status(conn: Connection, statuses: Mapping[str, tuple[Status, datetime]]) -> None:
+    """Write the latest status of each city; a will says only that the link broke."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            UPDATE city
+            SET status_at = %s, agent_version = %s, waiting = %s, status_interval_s = %s
+            WHERE city = %s
+            """,
+            [
+                (
+                    received_at,
+                    status.agent_version,
+                    status.outbox_messages,
+                    status.status_interval_s,
+                    city,
+                )
+                for city, (status, received_at) in statuses.items()
+                if status.state == "online"
+            ],
+        )
+
+
+def save_presence(conn: Connection, presence: Sequence[tuple[str, datetime | None, bool]]) -> None:
+    """Write when cities were last heard, and whether that is too long ago."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            """
+            UPDATE city SET last_seen_at = greatest(last_seen_at, %s), silent = %s WHERE city = %s
+            """,
+            [(last_seen_at, silent, city) for city, last_seen_at, silent in presence],
+        )
 
 
 def _digest(one: AreaRecord | AreaDay) -> bytes:

@@ -36,53 +36,18 @@ def save_status(conn: Connection, statuses: Mapping[str, tuple[Status, datetime]
                 if status.state == "online"
             ],
         )
-    conn.execute(
-        """
-        UPDATE city AS c
-        SET status_at = s.at, agent_version = s.version, waiting = s.waiting,
-            status_interval_s = s.interval_s
-        FROM unnest(%s::text[], %s::timestamptz[], %s::text[], %s::bigint[], %s::float8[])
-            AS s (city, at, version, waiting, interval_s)
-        WHERE c.city = s.city
-        """,
-        _columns(
-            5,
-            [
-                (
-                    city,
-                    received_at,
-                    status.agent_version,
-                    status.outbox_messages,
-                    status.status_interval_s,
-                )
-                for city, (status, received_at) in statuses.items()
-                if status.state == "online"
-            ],
-        ),
-    )
-
-
-def _columns(count: int, rows: Sequence[Sequence[object]]) -> list[list[object]]:
-    return [[row[column] for row in rows] for column in range(count)]
 
 
 def save_presence(conn: Connection, presence: Sequence[tuple[str, datetime | None, bool]]) -> None:
-    """Write when gateways and cities were last heard, and whether that is too long ago."""
-    with conn.cursor() as cursor:
-        cursor.executemany(
-            """
-            UPDATE gateway SET last_seen_at = greatest(last_seen_at, %s), silent = %s
-            WHERE gateway = %s
-            """,
-            [(last_seen_at, silent, gateway) for gateway, last_seen_at, silent in presence],
-        )
+    """Write when gateways were last heard, and whether that is too long ago."""
     conn.execute(
         """
-        UPDATE city AS c SET last_seen_at = greatest(c.last_seen_at, p.at), silent = p.silent
-        FROM unnest(%s::text[], %s::timestamptz[], %s::bool[]) AS p (city, at, silent)
-        WHERE c.city = p.city
+        UPDATE gateway AS g
+        SET last_seen_at = greatest(g.last_seen_at, p.at), silent = p.silent
+        FROM unnest(%s::text[], %s::timestamptz[], %s::bool[]) AS p (gateway, at, silent)
+        WHERE g.gateway = p.gateway
         """,
-        _columns(3, presence),
+        [[row[column] for row in presence] for column in range(3)],
     )
 
 
