@@ -20,6 +20,7 @@ from api.paging import link_next
 from api.places import find_area
 from api.scope import Scope
 from api.state import Connection, consistent, services
+from ingest.alerts import Acknowledge
 from ingest.store import alerts as stored
 
 Status = Literal["unacknowledged", "active", "open", "acknowledged", "history"]
@@ -72,7 +73,7 @@ class Step(Answer):
 
     at: Instant
     actor: str
-    action: Literal["raised", "cleared", "acknowledged"]
+    action: str
     reason: str
     note: str | None
 
@@ -205,21 +206,20 @@ async def acknowledge_alert(
 ) -> Alert:
     """Take note of an alert; with ``If-Match`` only if it is still what was seen."""
     parts = services(request)
-    expected = _version(if_match)
+    expected, now = _version(if_match), parts.clock()
     async with parts.pool.connection() as conn:
         found = await find_alert(conn, person.scope, _uuid(alert))
         if not person.scope.may_acknowledge(found.rule):
             raise Problem("role.forbidden")
         try:
-            await stored.acknowledge(
+            await stored.act(
                 conn,
                 found.id,
+                Acknowledge(now, person.name, acknowledgement.note or None),
                 area=person.area,
                 hidden_rules=person.scope.hidden_rules,
-                actor=person.name,
-                note=acknowledgement.note or None,
                 expected_version=expected,
-                now=parts.clock(),
+                now=now,
             )
         except stored.Missing:
             raise Problem("not_found") from None

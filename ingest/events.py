@@ -162,9 +162,7 @@ class EventWriter(Writer):
             return
         name = f"{key[1]}:{first}"
         params = {"stream": key[1], "lane": lane, "first": first, "last": last, "count": count}
-        raised = alerts.Change(
-            rule.id, rule.severity, subject, Raise(now, "vanished"), now, name, params
-        )
+        raised = alerts.Change(rule, subject, Raise(now, "vanished"), now, name, params)
         # A loss is a fact, not a condition: it stays until somebody took note, and is not active.
         ended = replace(raised, decision=Clear(now, "vanished"))
         self._changed_alerts += alerts.write(conn, [raised, ended], now)
@@ -222,7 +220,7 @@ class EventWriter(Writer):
                 "last": hole.last,
                 "count": hole.count,
             }
-        return [alerts.Change(rule.id, rule.severity, subject, decision, now, stream, params)]
+        return [alerts.Change(rule, subject, decision, now, stream, params)]
 
     def _gap_fault(self, conn: psycopg.Connection, gateway: str, gap: GapEvent) -> str | None:
         """Return why a gap may not be recorded: gaps make streams and ranges, as messages do."""
@@ -264,7 +262,7 @@ class EventWriter(Writer):
             if item.gateway is not None and item.status is not None:
                 self._watch.note(item.gateway, item.status, item.message.received_at)
         for change in delta.alerts:
-            metrics.ALERTS.labels(change.rule).inc()
+            metrics.ALERTS.labels(change.rule.id).inc()
         self.tell_alerts()
         self.downlink.tell()
 
@@ -292,7 +290,7 @@ class EventWriter(Writer):
         changes: list[alerts.Change] = []
         for gateway, silent in flipped:
             if rule is not None:
-                changes.append(self._change(gateway, rule.severity, silent=silent, now=now))
+                changes.append(self._change(gateway, rule, silent=silent, now=now))
         told = {gateway.gateway: silent for gateway, silent in flipped}
         with conn.transaction():
             self._changed_alerts += alerts.write(conn, changes, now)
@@ -339,12 +337,11 @@ class EventWriter(Writer):
         return flipped
 
     def _change(
-        self, gateway: Gateway, severity: alerts.Severity, *, silent: bool, now: datetime
+        self, gateway: Gateway, rule: Rule, *, silent: bool, now: datetime
     ) -> alerts.Change:
         last = self._watch.last_heard(gateway)
         return alerts.Change(
-            GATEWAY_SILENT.id,
-            severity,
+            rule,
             alerts.Subject("gateway", gateway.gateway, gateway.community, gateway.community),
             Raise(now, "gateway_silent") if silent else Clear(now, "gateway_heard"),
             now,

@@ -15,7 +15,7 @@ from typing import Any, Final
 from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import LiveDevice
-from ingest.alerts import IDLE, Active, Decision, Pending, Raise, Track, elapse, step
+from ingest.alerts import IDLE, Active, Decision, Ending, Pending, Raise, Track, elapse, step
 from ingest.indicators import lighting, spans
 from ingest.kinds import DEVICE_FAULT, KINDS
 from ingest.kinds.base import Condition, Context
@@ -54,8 +54,9 @@ class Delta:
     opened: dict[NightKey, Night] = field(default_factory=dict[NightKey, Night])
     dirty: set[NightKey] = field(default_factory=set[NightKey])
     alerts: list[Change] = field(default_factory=list[Change])
-    pending: dict[tuple[str, int], datetime | None] = field(
-        default_factory=dict[tuple[str, int], datetime | None]
+    # Since when a delay runs, and whether it is the off-delay; None: none runs any more.
+    pending: dict[tuple[str, int], tuple[datetime, bool] | None] = field(
+        default_factory=dict[tuple[str, int], tuple[datetime, bool] | None]
     )
     live: dict[int, tuple[Device, State]] = field(default_factory=dict[int, tuple[Device, State]])
 
@@ -94,7 +95,7 @@ class Projection:
         self._rules = rules
         self._states: dict[int, State] = {}
         self._tracks: dict[TrackKey, Track] = {}
-        # Those of them whose on-delay runs, in the order in which it began.
+        # Those of them of which a delay runs, in the order in which it began.
         self._running: dict[TrackKey, None] = {}
         self._params: dict[TrackKey, Mapping[str, Any]] = {}
         self._stream_time: dict[str, datetime] = {}
@@ -149,7 +150,13 @@ class Projection:
                 _, until = self._is_due(device, spans.to_us(seen))
                 known_until = min(known_until, until or known_until)
             key = (row.rule, row.device_id, "")
-            self._tracks[key] = Pending(row.since, known_until)
+            raised = self._tracks.get(key, IDLE)
+            if not row.ending:
+                self._tracks[key] = Pending(row.since, known_until)
+            elif isinstance(raised, Active):
+                self._tracks[key] = Ending(raised.raised_at, row.since, known_until)
+            else:
+                continue
             self._running[key] = None
         self._nights.clear()
         self.rollback()
@@ -235,7 +242,7 @@ class Projection:
                 self._params.pop(key, None)
             else:
                 self._tracks[key] = track
-            if isinstance(track, Pending):
+            if isinstance(track, Pending | Ending):
                 self._running[key] = None
             else:
                 self._running.pop(key, None)
@@ -508,6 +515,7 @@ class Projection:
             condition.holds,
             at,
             on_delay=rule.on_delay if on_delay is None else on_delay,
+            off_delay=rule.off_delay,
             known_until=known_until,
         )
         self._stage(key, before, after)
@@ -527,10 +535,10 @@ class Projection:
             track = self._track(key)
             if rule is None:
                 continue
-            after, raised = elapse(track, now, on_delay=rule.on_delay)
+            after, decision = elapse(track, now, on_delay=rule.on_delay, off_delay=rule.off_delay)
             self._stage(key, track, after)
-            if raised is not None:
-                self._decide(device, rule, key, raised, received_at)
+            if decision is not None:
+                self._decide(device, rule, key, decision, received_at)
 
     def _track(self, key: TrackKey) -> Track:
         return self._staged_tracks.get(key) or self._tracks.get(key, IDLE)
@@ -540,11 +548,11 @@ class Projection:
             return
         self._staged_tracks[key] = after
         rule, device_id, _ = key
-        if isinstance(after, Pending):
-            if isinstance(before, Pending):
+        if isinstance(after, Pending | Ending):
+            if type(before) is type(after):
                 return  # confirmed once more
-            self.delta.pending[rule, device_id] = after.since
-        elif isinstance(before, Pending):
+            self.delta.pending[rule, device_id] = (after.since, isinstance(after, Ending))
+        elif isinstance(before, Pending | Ending):
             self.delta.pending[rule, device_id] = None
         self.write_out((device_id,))
 
@@ -554,8 +562,7 @@ class Projection:
         params: Mapping[str, Any] = self._params.get(key, {}) if isinstance(decision, Raise) else {}
         self.delta.alerts.append(
             Change(
-                rule.id,
-                rule.severity,
+                rule,
                 subject_of(device),
                 decision,
                 received_at,

@@ -23,6 +23,12 @@ class Rule(BaseModel):
     severity: Severity
     enabled: bool = True
     on_delay_s: float = Field(default=0, ge=0, le=86_400)
+    off_delay_s: float = Field(default=0, ge=0, le=86_400)
+    reopen_s: float = Field(
+        default=600, ge=0, le=86_400, description="raised again within this it is the same alert"
+    )
+    latching: bool = Field(default=False, description="stays until a person resets it")
+    life_safety: bool = Field(default=False, description="danger to life: never muted")
     limit: float | None = Field(default=None, description="raised at or above this")
     clear: float | None = Field(default=None, description="cleared below this (hysteresis)")
 
@@ -30,6 +36,16 @@ class Rule(BaseModel):
     def on_delay(self) -> timedelta:
         """How long the condition must hold, in device time, before the alert is raised."""
         return timedelta(seconds=self.on_delay_s)
+
+    @property
+    def off_delay(self) -> timedelta:
+        """How long it must not hold, in device time, before the alert is cleared."""
+        return timedelta(seconds=self.off_delay_s)
+
+    @property
+    def reopen(self) -> timedelta:
+        """How long after its end an alert is raised again rather than anew."""
+        return timedelta(seconds=self.reopen_s)
 
 
 class RuleError(ValueError):

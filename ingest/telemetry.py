@@ -155,7 +155,7 @@ class TelemetryWriter(Writer):
         for device, state in delta.live.values():
             self.downlink.device_changed(device.community, live_device(device, state))
         for change in delta.alerts:
-            metrics.ALERTS.labels(change.rule).inc()
+            metrics.ALERTS.labels(change.rule.id).inc()
         self.tell_alerts()
 
     def restore_standing(self, standing: Sequence[alerts.Standing]) -> None:

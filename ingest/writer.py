@@ -586,11 +586,12 @@ class Writer(ABC):
                     decision = Raise(now, "refused_often")
                     change = self._refusal_change(subject, decision, now)
                     changes.append(replace(change, params={"reason": letter.reason}))
-        return [change for change in changes if self.rules.get(change.rule) is not None]
+        return [change for change in changes if self.rules.get(change.rule.id) is not None]
 
     def _refusal_change(self, subject: Subject, decision: Decision, now: datetime) -> alerts.Change:
-        rule = GATEWAY_REFUSED if subject.device is None else DEVICE_REFUSED
-        return alerts.Change(rule.id, rule.severity, subject, decision, now, key=self.lane)
+        default = GATEWAY_REFUSED if subject.device is None else DEVICE_REFUSED
+        rule = self.rules.get(default.id) or default  # one switched off may still be cleared
+        return alerts.Change(rule, subject, decision, now, key=self.lane)
 
     def subject(self, gateway: str, device: str | None) -> Subject | None:
         """Return what an alert on a device, or else on a gateway, is about; None if unknown."""

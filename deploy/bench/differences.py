@@ -85,7 +85,9 @@ def wrong_alarms(
 ) -> list[str]:
     """Each alarm raised one alert, which was told."""
     stored: dict[str, list[str]] = {}
-    for key, one in conn.execute("SELECT key, id::text FROM alert WHERE rule = 'alarm.panic'"):
+    for key, one in conn.execute(
+        "SELECT key, alert::text FROM alert_occurrence WHERE rule = 'alarm.panic'"
+    ):
         stored.setdefault(key, []).append(one)
     wrong = [
         f"alarm {key}: {len(stored.get(key, ()))} alerts"
@@ -101,7 +103,7 @@ def wrong_full_bins(conn: psycopg.Connection, town: Town) -> list[str]:
     due = sampling.total(
         conn, "SELECT count(DISTINCT device_id) FROM reading_bin WHERE fill_pct > 90"
     )
-    raised = sampling.total(conn, "SELECT count(*) FROM alert WHERE rule = 'bin.full'")
+    raised = sampling.total(conn, "SELECT count(*) FROM alert_occurrence WHERE rule = 'bin.full'")
     if raised != due or due > town.communities:
         return [f"{raised} alerts on full bins, {due} are full"]
     return []

@@ -172,11 +172,11 @@ def _teller(stage: Stage) -> Generator[Callable[[], int]]:
         # What is measured is how an alert is told, not how soon it is on disk.
         conn.execute("SET synchronous_commit = off")
         conn.execute(
-            "INSERT INTO alert (id, rule, severity, kind, gateway, community, area, key, active,"
-            " raised_at, received_at, changed_at)"
-            " VALUES (%s, 'gateway.silent', 'minor', 'gateway', %s, %s, %s, %s, true,"
-            " now(), now(), now())",
-            (alert, gateway_of(1), community, community, str(alert)),
+            "INSERT INTO alert (id, rule, severity, kind, gateway, community, area, active,"
+            " standing, raised_at, last_raised_at, received_at, changed_at)"
+            " VALUES (%s, 'gateway.silent', 'minor', 'gateway', %s, %s, %s, true, 1,"
+            " now(), now(), now(), now())",
+            (alert, gateway_of(1), community, community),
         )
 
         def tell() -> int:

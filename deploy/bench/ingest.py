@@ -246,7 +246,11 @@ class Bench:
         with psycopg.connect(self.stage.dsn) as conn:
             keys: dict[str, str] = {
                 str(one): key
-                for one, key in conn.execute("SELECT id, key FROM alert WHERE rule = 'alarm.panic'")
+                for one, key in conn.execute(
+                    # Raised again it is the same alert: the first time is what is measured.
+                    "SELECT DISTINCT ON (alert) alert, key FROM alert_occurrence"
+                    " WHERE rule = 'alarm.panic' ORDER BY alert, id"
+                )
             }
         heard = {keys[one]: at for one, at in took["alerts"].items() if one in keys}
         return sorted(

@@ -70,7 +70,7 @@ def compare(
     for rule, subject, at_us in conn.execute(
         """
         SELECT rule, coalesce(device, gateway), (extract(epoch FROM raised_at) * 1000000)::bigint
-        FROM alert
+        FROM alert_occurrence
         WHERE rule <> ALL (%s)
           AND (rule <> 'gateway.silent' OR raised_at <= coalesce(%s, 'infinity'::timestamptz))
         """,
@@ -114,12 +114,12 @@ def once(conn: psycopg.Connection, differences: list[Difference]) -> Once:
     wrong: list[Difference] = []
     rows = conn.execute(
         """
-        SELECT a.rule, coalesce(a.device, a.gateway), a.active,
-               count(*) FILTER (WHERE h.action = 'raised'),
+        SELECT o.rule, coalesce(o.device, o.gateway), o.active,
+               count(*) FILTER (WHERE h.action IN ('raised', 'raised_again')),
                count(*) FILTER (WHERE h.action = 'cleared')
-        FROM alert AS a
-        LEFT JOIN alert_history AS h ON h.alert = a.id
-        GROUP BY a.id
+        FROM alert_occurrence AS o
+        LEFT JOIN alert_history AS h ON h.occurrence = o.id
+        GROUP BY o.id
         """
     ).fetchall()
     for rule, subject, active, opened, closed in rows:
@@ -144,7 +144,7 @@ def once(conn: psycopg.Connection, differences: list[Difference]) -> Once:
     )
     alerts = Counter(
         conn.execute(
-            "SELECT rule, device, key FROM alert WHERE starts_with(rule, 'alarm.')"
+            "SELECT rule, device, key FROM alert_occurrence WHERE starts_with(rule, 'alarm.')"
         ).fetchall()
     )
     for one, count in (occurrences - alerts).items():

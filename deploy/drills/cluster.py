@@ -287,14 +287,14 @@ class Site:
             return {
                 (gateway, str(at))
                 for gateway, at in conn.execute(
-                    "SELECT gateway, raised_at FROM alert WHERE rule = 'gateway.silent'"
+                    "SELECT gateway, raised_at FROM alert_occurrence WHERE rule = 'gateway.silent'"
                 )
             }
 
     def flow_alarms(self) -> list[str]:
         """Alerts about holes in the flow of messages: nothing was lost, so none is true."""
         return self.city.texts(
-            "SELECT 'false alarm: ' || rule || ' of ' || gateway FROM alert"
+            "SELECT 'false alarm: ' || rule || ' of ' || gateway FROM alert_occurrence"
             " WHERE rule LIKE 'stream.%'"
         )
 

@@ -304,7 +304,9 @@ def _judge_loss(run: Run) -> dict[str, Figure]:
             for tables in (facts.READING_TABLES, facts.EVENT_TABLES)
             for one in facts.stored(conn, tables)
         }
-        alerts = conn.execute("SELECT count(*) FROM alert WHERE rule = 'stream.lost'").fetchone()
+        alerts = conn.execute(
+            "SELECT count(*) FROM alert_occurrence WHERE rule = 'stream.lost'"
+        ).fetchone()
     with closing(sqlite3.connect(f"file:{run.city.truth}?mode=ro", uri=True)) as ledger:
         due = [*facts.accepted(ledger, "telemetry"), *facts.accepted(ledger, "event")]
     missing = {one.message for one in due} - {one.message for one in due if one.digest in there}

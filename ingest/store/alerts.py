@@ -1,22 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alerts in the database: raised and cleared by rules, acknowledged by people.
+"""Alerts in the database: raised and cleared by rules, moved by people and by design.
 
-Every change locks the row, asks the pure machine (`ingest.alerts`), writes flags and history.
+An alert is what people see of a rule on one subject; each time its condition held is an
+occurrence of it. Every change locks the row, asks the pure machine (`ingest.alerts`), writes flags
+and history.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, Connection, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
-from ingest.alerts import Acknowledge, Alert, AlreadyDone, Clear, Decision, Raise, apply
-from ingest.rules import Severity
+from ingest.alerts import (
+    Acknowledge,
+    Action,
+    Alert,
+    AlreadyDone,
+    Aside,
+    Clear,
+    Decision,
+    Done,
+    PutBack,
+    Raise,
+    Shelve,
+    Suppress,
+    TakeOut,
+    Unshelve,
+    Unsuppress,
+    apply,
+    continues,
+    done,
+    raised,
+)
+from ingest.rules import Rule
 
 # Readings older than this when they arrive raise alerts that say so.
 LATE_AFTER = timedelta(minutes=15)
@@ -35,10 +57,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One decision of a rule about one subject, to be written."""
+    """One decision of a rule about one subject, to be written; ``key`` names the occurrence."""
 
-    rule: str
-    severity: Severity
+    rule: Rule
     subject: Subject
     decision: Decision
     received_at: datetime
@@ -48,7 +69,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """An alert that is active: what a restart must know."""
+    """An occurrence that is active: what a restart must know."""
 
     rule: str
     gateway: str
@@ -59,11 +80,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class PendingRow:
-    """A condition whose on-delay was running when it was written."""
+    """A condition whose on-delay, or (``ending``) off-delay, was running when it was written."""
 
     rule: str
     device_id: int
     since: datetime
+    ending: bool = False
 
 
 class Missing(LookupError):
@@ -79,28 +101,35 @@ class Stale(ValueError):
         self.alert = alert
 
 
-class AlreadyAcknowledged(Stale):
-    """Somebody took note before."""
+class NothingToDo(Stale):
+    """It is already so: somebody was first."""
 
 
 def load_standing(conn: Connection) -> list[Standing]:
     """Read what is active."""
     with conn.cursor(row_factory=class_row(Standing)) as cursor:
         return cursor.execute(
-            "SELECT rule, gateway, device, key, raised_at FROM alert WHERE active"
+            "SELECT rule, gateway, device, key, raised_at FROM alert_occurrence WHERE active"
         ).fetchall()
 
 
 def load_pending(conn: Connection) -> list[PendingRow]:
-    """Read the conditions whose on-delay is running."""
+    """Read the conditions whose on-delay or off-delay is running."""
     with conn.cursor(row_factory=class_row(PendingRow)) as cursor:
-        return cursor.execute("SELECT rule, device_id, since FROM alert_pending").fetchall()
+        return cursor.execute("SELECT rule, device_id, since, ending FROM alert_pending").fetchall()
 
 
-def save_pending(conn: Connection, pending: Mapping[tuple[str, int], datetime | None]) -> None:
-    """Write conditions that began (since) or ended (None) to run their on-delay."""
+def save_pending(
+    conn: Connection, pending: Mapping[tuple[str, int], tuple[datetime, bool] | None]
+) -> None:
+    """Write conditions that began to run a delay (since when, and whether the off-delay) or ended.
+
+    Args:
+        conn: Within the transaction of what made them so.
+        pending: By rule and device; None where no delay is running any more.
+    """
     ended = [key for key, since in pending.items() if since is None]
-    begun = [(*key, since) for key, since in pending.items() if since is not None]
+    begun = [(*key, *since) for key, since in pending.items() if since is not None]
     if ended:
         conn.execute(
             """
@@ -113,15 +142,12 @@ def save_pending(conn: Connection, pending: Mapping[tuple[str, int], datetime | 
     if begun:
         conn.execute(
             """
-            INSERT INTO alert_pending (rule, device_id, since)
-            SELECT * FROM unnest(%s::text[], %s::int[], %s::timestamptz[])
-            ON CONFLICT (rule, device_id) DO UPDATE SET since = excluded.since
+            INSERT INTO alert_pending (rule, device_id, since, ending)
+            SELECT * FROM unnest(%s::text[], %s::int[], %s::timestamptz[], %s::boolean[])
+            ON CONFLICT (rule, device_id) DO UPDATE
+            SET since = excluded.since, ending = excluded.ending
             """,
-            (
-                [rule for rule, _, _ in begun],
-                [device_id for _, device_id, _ in begun],
-                [since for _, _, since in begun],
-            ),
+            tuple(map(list, zip(*begun, strict=True))),
         )
 
 
@@ -139,94 +165,44 @@ def write(conn: Connection, changes: Sequence[Change], now: datetime) -> list[tu
     return changed
 
 
-def _raise(conn: Connection, change: Change, decision: Raise, now: datetime) -> UUID | None:
-    subject = change.subject
-    row = conn.execute(
-        """
-        INSERT INTO alert (id, rule, severity, kind, device, gateway, community, area, key, params,
-                           active, late, raised_at, received_at, changed_at)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, true, %s, %s, %s, %s)
-        ON CONFLICT DO NOTHING  -- the same occurrence told again, perhaps under a new stream
-        RETURNING id
-        """,
-        (
-            uuid7(),
-            change.rule,
-            change.severity,
-            subject.kind,
-            subject.device,
-            subject.gateway,
-            subject.community,
-            subject.area,
-            change.key,
-            Jsonb(dict(change.params)),
-            change.received_at - decision.at > LATE_AFTER,
-            decision.at,
-            change.received_at,
-            now,
-        ),
-    ).fetchone()
-    if row is None:
-        return None
-    _tell(conn, row[0], decision.at, "rule", "raised", decision.reason)
-    return row[0]
-
-
-def _clear(conn: Connection, change: Change, decision: Clear, now: datetime) -> UUID | None:
-    row = conn.execute(
-        """
-        SELECT id, active, acknowledged, version, cleared_at, acknowledged_at, acknowledged_by, note
-        FROM alert
-        WHERE rule = %s AND gateway = %s AND coalesce(device, '') = %s AND key = %s AND active
-        FOR UPDATE
-        """,
-        (change.rule, change.subject.gateway, change.subject.device or "", change.key),
-    ).fetchone()
-    if row is None:
-        return None
-    alert = apply(Alert(*row[1:]), decision)
-    conn.execute(
-        """
-        UPDATE alert SET active = %s, cleared_at = %s, version = %s, changed_at = %s WHERE id = %s
-        """,
-        (alert.active, alert.cleared_at, alert.version, now, row[0]),
-    )
-    _tell(conn, row[0], decision.at, "rule", "cleared", decision.reason)
-    return row[0]
-
-
-def _tell(
-    conn: Connection, alert: UUID, at: datetime, actor: str, action: str, reason: str
-) -> None:
-    conn.execute(
-        "INSERT INTO alert_history (alert, at, actor, action, reason) VALUES (%s, %s, %s, %s, %s)",
-        (alert, at, actor, action, reason),
-    )
-
-
-async def acknowledge(
-    conn: AsyncConnection,
-    alert: UUID,
-    *,
-    area: str,
-    hidden_rules: Sequence[str] = (),
-    actor: str,
-    note: str | None,
-    expected_version: int | None,
-    now: datetime,
-) -> Alert:
-    """Let a person take note of an alert that lies within ``area``; return its flags after it.
-
-    Raises:
-        Missing: No such alert in the area's subtree, or its rule is hidden from this person.
-        AlreadyAcknowledged: Somebody was first.
-        Stale: ``expected_version`` is given and is not the alert's.
+# As `_alert` takes them.
+_FLAGS: Final = sql.SQL(
     """
-    async with conn.transaction():
-        cursor = await conn.execute(
-            """
-            SELECT t.active, t.acknowledged, t.version, t.cleared_at, t.acknowledged_at,
-                   t.acknowledged_by, t.note
+    t.standing, t.acknowledged, t.version, t.cleared_at, t.acknowledged_at, t.acknowledged_by,
+    t.note, t.latched, t.life_safety, t.repeats, t.last_raised_at,
+    t.shelved_until, t.shelved_by, t.shelved_reason, t.shelved_once,
+    t.out_of_service_until, t.out_of_service_by, t.out_of_service_reason, t.suppressed_by
+    """
+)
+_LATEST: Final = sql.SQL(
+    """
+        SELECT t.id, {flags}
+        FROM alert AS t
+        WHERE t.rule = %s AND t.gateway = %s AND coalesce(t.device, '') = %s
+          -- What an officer settled is over: what comes then is another.
+          AND NOT EXISTS (SELECT FROM incident AS i
+                          WHERE i.alert = t.id AND i.disposition <> 'open')
+        ORDER BY t.last_raised_at DESC
+        LIMIT 1
+        FOR UPDATE OF t
+        """
+).format(flags=_FLAGS)
+_STANDING: Final = sql.SQL(
+    """
+        SELECT t.id, o.id, {flags}
+        FROM alert_occurrence AS o
+        JOIN alert AS t ON t.id = o.alert
+        WHERE o.rule = %s AND o.gateway = %s AND coalesce(o.device, '') = %s AND o.key = %s
+          AND o.active
+        FOR UPDATE OF t
+        """
+).format(flags=_FLAGS)
+_LOCKED: Final = sql.SQL("SELECT {flags} FROM alert AS t WHERE t.id = %s FOR UPDATE").format(
+    flags=_FLAGS
+)
+_LOCKED_FOR: Final = sql.SQL(
+    """
+            SELECT {flags}
             FROM alert AS t
             JOIN area AS a ON a.area = t.area
             WHERE t.id = %(alert)s
@@ -234,41 +210,267 @@ async def acknowledge(
               -- invariant 9: never another area's rows
               AND a.path <@ (SELECT s.path FROM area AS s WHERE s.area = %(area)s)
             FOR UPDATE OF t
-            """,
+            """
+).format(flags=_FLAGS)
+_N_PLAIN: Final = 11
+
+
+def _alert(row: Sequence[Any]) -> Alert:
+    until, by, reason, once, out_until, out_by, out_reason, causes = row[_N_PLAIN:]
+    return Alert(
+        *row[:_N_PLAIN],
+        shelved=None if until is None else Aside(until, by, reason, once),
+        out_of_service=None if out_until is None else Aside(out_until, out_by, out_reason),
+        suppressed_by=frozenset(causes),
+    )
+
+
+def _columns(alert: Alert, now: datetime) -> dict[str, Any]:
+    """Return what is written of the flags, by column."""
+    aside, out = alert.shelved, alert.out_of_service
+    return {
+        "active": alert.active,
+        "standing": alert.standing,
+        "acknowledged": alert.acknowledged,
+        "version": alert.version,
+        "cleared_at": alert.cleared_at,
+        "acknowledged_at": alert.acknowledged_at,
+        "acknowledged_by": alert.acknowledged_by,
+        "note": alert.note,
+        "latched": alert.latched,
+        "repeats": alert.repeats,
+        "last_raised_at": alert.last_raised_at,
+        "shelved_until": aside and aside.until,
+        "shelved_by": aside and aside.by,
+        "shelved_reason": aside and aside.reason,
+        "shelved_once": aside is not None and aside.once,
+        "out_of_service_until": out and out.until,
+        "out_of_service_by": out and out.by,
+        "out_of_service_reason": out and out.reason,
+        "suppressed_by": sorted(alert.suppressed_by),
+        "changed_at": now,
+    }
+
+
+_UPDATE: Final[LiteralString] = """
+    UPDATE alert
+    SET active = %(active)s, standing = %(standing)s, acknowledged = %(acknowledged)s,
+        version = %(version)s, cleared_at = %(cleared_at)s, acknowledged_at = %(acknowledged_at)s,
+        acknowledged_by = %(acknowledged_by)s, note = %(note)s, latched = %(latched)s,
+        repeats = %(repeats)s, last_raised_at = %(last_raised_at)s,
+        shelved_until = %(shelved_until)s, shelved_by = %(shelved_by)s,
+        shelved_reason = %(shelved_reason)s, shelved_once = %(shelved_once)s,
+        out_of_service_until = %(out_of_service_until)s,
+        out_of_service_by = %(out_of_service_by)s,
+        out_of_service_reason = %(out_of_service_reason)s,
+        suppressed_by = %(suppressed_by)s, changed_at = %(changed_at)s
+    WHERE id = %(id)s
+"""
+_TELL: Final[LiteralString] = """
+    INSERT INTO alert_history (alert, at, actor, action, reason, note, occurrence, params)
+    VALUES (%(alert)s, %(at)s, %(actor)s, %(action)s, %(reason)s, %(note)s, %(occurrence)s,
+            %(params)s)
+"""
+
+
+def _raise(conn: Connection, change: Change, decision: Raise, now: datetime) -> UUID | None:
+    subject, rule = change.subject, change.rule
+    row = conn.execute(
+        _LATEST,
+        (rule.id, subject.gateway, subject.device or ""),
+    ).fetchone()
+    before = None if row is None else _alert(row[1:])
+    again = before is not None and continues(before, decision.at, rule.reopen)
+    alert = row[0] if row is not None and again else uuid7()
+    late = change.received_at - decision.at > LATE_AFTER
+    told = conn.execute(
+        """
+        INSERT INTO alert_occurrence (alert, rule, gateway, device, key, params, active, late,
+                                      raised_at, received_at)
+        VALUES (%s, %s, %s, %s, %s, %s, true, %s, %s, %s)
+        ON CONFLICT DO NOTHING  -- the same occurrence told again, perhaps under a new stream
+        RETURNING id
+        """,
+        (
+            alert,
+            rule.id,
+            subject.gateway,
+            subject.device,
+            change.key,
+            Jsonb(dict(change.params)),
+            late,
+            decision.at,
+            change.received_at,
+        ),
+    ).fetchone()
+    if told is None:
+        return None
+    if before is not None and again:
+        _update(conn, alert, apply(before, decision), now)
+        conn.execute(
+            "UPDATE alert SET params = %s, severity = %s WHERE id = %s",
+            (Jsonb(dict(change.params)), rule.severity, alert),
+        )
+        _tell(conn, alert, decision, occurrence=told[0])
+        return alert
+    first = raised(decision.at, life_safety=rule.life_safety)
+    conn.execute(
+        """
+        INSERT INTO alert (id, rule, severity, kind, device, gateway, community, area, params,
+                           active, standing, late, life_safety, raised_at, last_raised_at,
+                           received_at, changed_at)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        """,
+        (
+            alert,
+            rule.id,
+            rule.severity,
+            subject.kind,
+            subject.device,
+            subject.gateway,
+            subject.community,
+            subject.area,
+            Jsonb(dict(change.params)),
+            first.active,
+            first.standing,
+            late,
+            first.life_safety,
+            decision.at,
+            first.last_raised_at,
+            change.received_at,
+            now,
+        ),
+    )
+    _tell(conn, alert, decision, action_name="raised", occurrence=told[0])
+    return alert
+
+
+def _clear(conn: Connection, change: Change, decision: Clear, now: datetime) -> UUID | None:
+    row = conn.execute(
+        _STANDING,
+        (change.rule.id, change.subject.gateway, change.subject.device or "", change.key),
+    ).fetchone()
+    if row is None:
+        return None
+    alert, occurrence, *flags = row
+    conn.execute(
+        "UPDATE alert_occurrence SET active = false, cleared_at = %s WHERE id = %s",
+        (decision.at, occurrence),
+    )
+    after = apply(_alert(flags), decision, latching=change.rule.latching)
+    _update(conn, alert, after, now)
+    _tell(conn, alert, decision, occurrence=occurrence)
+    return alert
+
+
+def move(conn: Connection, alert: UUID, action: Action, now: datetime) -> Alert | None:
+    """Let the design itself move an alert, within the caller's transaction.
+
+    Returns:
+        Its flags after it; None where it is so already, or there is no such alert.
+
+    Raises:
+        ingest.alerts.Refused: The machine forbids it.
+    """
+    row = conn.execute(_LOCKED, (alert,)).fetchone()
+    if row is None:
+        return None
+    try:
+        after = apply(_alert(row), action)
+    except AlreadyDone:
+        return None
+    _update(conn, alert, after, now)
+    _tell(conn, alert, action)
+    return after
+
+
+def _update(conn: Connection, alert: UUID, after: Alert, now: datetime) -> None:
+    conn.execute(_UPDATE, _columns(after, now) | {"id": alert})
+
+
+def _tell(
+    conn: Connection,
+    alert: UUID,
+    action: Action,
+    *,
+    action_name: Done | None = None,
+    occurrence: int | None = None,
+) -> None:
+    conn.execute(_TELL, _entry(alert, action, action_name, occurrence))
+
+
+def _entry(
+    alert: UUID, action: Action, name: Done | None = None, occurrence: int | None = None
+) -> dict[str, Any]:
+    """Return a line of the history: who did what, why, and what goes with it."""
+    note: str | None = None
+    params: dict[str, Any] = {}
+    match action:
+        case Raise(_, reason) | Clear(_, reason):
+            actor = "rule"
+        case Suppress(_, cause) | Unsuppress(_, cause):
+            actor, reason, params = "design", "cause", {"cause": cause}
+        case Shelve(_, actor, until, note) | TakeOut(_, actor, until, note):
+            reason, params = "put_aside", {"until": until.isoformat()}
+            if isinstance(action, Shelve) and action.once:
+                params["once"] = True
+        case Unshelve(_, actor, reason) | PutBack(_, actor, reason):
+            pass
+        case _:
+            actor, note, reason = action.actor, action.note, "person_noted"
+    return {
+        "alert": alert,
+        "at": action.at,
+        "actor": actor,
+        "action": name or done(action),
+        "reason": reason,
+        "note": note,
+        "occurrence": occurrence,
+        "params": Jsonb(params),
+    }
+
+
+async def act(
+    conn: AsyncConnection,
+    alert: UUID,
+    action: Action,
+    *,
+    area: str,
+    hidden_rules: Sequence[str] = (),
+    expected_version: int | None,
+    now: datetime,
+) -> Alert:
+    """Let a person move an alert that lies within ``area``; return its flags after it.
+
+    Raises:
+        Missing: No such alert in the area's subtree, or its rule is hidden from this person.
+        NothingToDo: Somebody was first.
+        Stale: ``expected_version`` is given and is not the alert's.
+        ingest.alerts.Refused: The machine forbids it.
+    """
+    async with conn.transaction():
+        cursor = await conn.execute(
+            _LOCKED_FOR,
             {"alert": alert, "area": area, "hidden": list(hidden_rules)},
         )
         row = await cursor.fetchone()
         if row is None:
             raise Missing(str(alert))
-        before = Alert(*row)
+        before = _alert(row)
         try:
-            after = apply(before, Acknowledge(now, actor, note))
+            after = apply(before, action)
         except AlreadyDone:
-            raise AlreadyAcknowledged(before) from None
+            raise NothingToDo(before) from None
         if expected_version is not None and expected_version != before.version:
             raise Stale(before)
-        await conn.execute(
-            """
-            UPDATE alert
-            SET acknowledged = %s, acknowledged_at = %s, acknowledged_by = %s, note = %s,
-                version = %s, changed_at = %s
-            WHERE id = %s
-            """,
-            (
-                after.acknowledged,
-                after.acknowledged_at,
-                after.acknowledged_by,
-                after.note,
-                after.version,
-                now,
-                alert,
-            ),
-        )
-        await conn.execute(
-            """
-            INSERT INTO alert_history (alert, at, actor, action, reason, note)
-            VALUES (%s, %s, %s, 'acknowledged', 'person_noted', %s)
-            """,
-            (alert, now, actor, note),
-        )
+        await conn.execute(_UPDATE, _columns(after, now) | {"id": alert})
+        if isinstance(action, Acknowledge):
+            await conn.execute(
+                """
+                UPDATE alert_occurrence SET acknowledged_at = %s
+                WHERE alert = %s AND acknowledged_at IS NULL
+                """,
+                (action.at, alert),
+            )
+        await conn.execute(_TELL, _entry(alert, action))
     return after

@@ -71,30 +71,31 @@ class FaultRow:
 
 # What stands in the registry for the instant the fault began decides whether it counts.
 _FAULTS: Final[LiteralString] = """
-    SELECT l.path::text AS path, t.device, t.kind, coalesce(t.params ->> 'fault', '') AS code,
+    SELECT l.path::text AS path, t.device, t.kind, coalesce(o.params ->> 'fault', '') AS code,
            a.time_zone,
-           (extract(epoch FROM t.raised_at) * 1000000)::bigint AS raised_us,
-           (extract(epoch FROM t.cleared_at) * 1000000)::bigint AS cleared_us,
+           (extract(epoch FROM o.raised_at) * 1000000)::bigint AS raised_us,
+           (extract(epoch FROM o.cleared_at) * 1000000)::bigint AS cleared_us,
            CASE
-               WHEN v.life NOT IN ('in_service', 'maintenance') OR t.raised_at < d.in_service_from
+               WHEN v.life NOT IN ('in_service', 'maintenance') OR o.raised_at < d.in_service_from
                    THEN 'not_in_service'
                WHEN v.life = 'maintenance' OR EXISTS (
                        SELECT FROM maintenance AS m
-                       WHERE m.device_id = d.id AND m.during @> t.raised_at)
+                       WHERE m.device_id = d.id AND m.during @> o.raised_at)
                    THEN 'maintenance'
            END AS excluded
-    FROM alert AS t
+    FROM alert_occurrence AS o
+    JOIN alert AS t ON t.id = o.alert
     JOIN area AS a ON a.area = t.area
     JOIN area_lay AS l ON l.area = t.area
-        AND l.since <= (t.raised_at AT TIME ZONE a.time_zone)::date
-        AND l.until > (t.raised_at AT TIME ZONE a.time_zone)::date
+        AND l.since <= (o.raised_at AT TIME ZONE a.time_zone)::date
+        AND l.until > (o.raised_at AT TIME ZONE a.time_zone)::date
     JOIN device AS d ON d.device = t.device
-    LEFT JOIN device_version AS v ON v.device_id = d.id AND v.during @> t.raised_at
-    WHERE t.rule = 'device.fault'
-      AND t.raised_at >= %(start)s AND t.raised_at < %(end)s
+    LEFT JOIN device_version AS v ON v.device_id = d.id AND v.during @> o.raised_at
+    WHERE o.rule = 'device.fault'
+      AND o.raised_at >= %(start)s AND o.raised_at < %(end)s
       AND l.path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
       AND %(area)s::ltree <@ %(scope)s::ltree  -- invariant 9
-    ORDER BY t.raised_at, t.id
+    ORDER BY o.raised_at, o.id
 """
 
 

@@ -327,7 +327,12 @@ async def _restate(conn: AsyncConnection, *records: Incident) -> None:
         (record.site.community, record.occurred_at) for record in records
     }
     cursor = await conn.execute(
-        "SELECT community, received_at FROM alert WHERE id = ANY (%s)",
+        """
+        SELECT t.community, o.received_at
+        FROM alert_occurrence AS o
+        JOIN alert AS t ON t.id = o.alert
+        WHERE t.id = ANY (%s)
+        """,
         ([record.alert for record in records if record.alert is not None],),
     )
     days.update([(community, at) async for community, at in cursor])
@@ -444,12 +449,13 @@ CASES: Final[LiteralString] = """
 
 # Columns fit `ingest.indicators.security.Alarm`.
 _ALARM: Final[LiteralString] = """t.area,
-           (extract(epoch FROM t.received_at) * 1000000)::bigint AS received_us,
-           (extract(epoch FROM t.acknowledged_at) * 1000000)::bigint AS acknowledged_us,
-           (extract(epoch FROM t.cleared_at) * 1000000)::bigint AS cleared_us,
+           (extract(epoch FROM o.received_at) * 1000000)::bigint AS received_us,
+           (extract(epoch FROM o.acknowledged_at) * 1000000)::bigint AS acknowledged_us,
+           (extract(epoch FROM o.cleared_at) * 1000000)::bigint AS cleared_us,
            i.disposition"""
 _ALARMS: Final[LiteralString] = """
-    FROM alert AS t
+    FROM alert_occurrence AS o
+    JOIN alert AS t ON t.id = o.alert
     JOIN area AS a ON a.area = t.area
     LEFT JOIN LATERAL (
         -- The one that stands for the alert; where none does, the last that was dismissed.
@@ -458,13 +464,13 @@ _ALARMS: Final[LiteralString] = """
         ORDER BY i.disposition IN ('duplicate', 'withdrawn'), i.changed_at DESC, i.id DESC
         LIMIT 1
     ) AS i ON true{lay}
-    WHERE t.received_at >= %(start)s AND t.received_at < %(end)s
-      AND (t.rule LIKE 'alarm.%%' OR t.rule = 'gate.forced')
+    WHERE o.received_at >= %(start)s AND o.received_at < %(end)s
+      AND (o.rule LIKE 'alarm.%%' OR o.rule = 'gate.forced')
 """
 ALARMS: Final[LiteralString] = (
     f"SELECT {_ALARM}"
     + _ALARMS.format(lay="")
-    + " AND t.community = %(community)s ORDER BY t.received_at, t.id"
+    + " AND t.community = %(community)s ORDER BY o.received_at, o.id"
 )
 #: Of a subtree as it was, for one person: times do not add up, so they are computed from all of it.
 #: Before the columns of an `Alarm` stands where its area lay that day, a path.
@@ -473,14 +479,14 @@ ALARMS_BELOW: Final[LiteralString] = (
     + _ALARMS.format(
         lay="""
     JOIN area_lay AS l ON l.area = t.area
-        AND l.since <= (t.received_at AT TIME ZONE a.time_zone)::date
-        AND l.until > (t.received_at AT TIME ZONE a.time_zone)::date"""
+        AND l.since <= (o.received_at AT TIME ZONE a.time_zone)::date
+        AND l.until > (o.received_at AT TIME ZONE a.time_zone)::date"""
     )
     + """
       AND l.path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery
       AND %(area)s::ltree <@ %(scope)s::ltree  -- invariant 9
       AND NOT t.rule = ANY (%(hidden)s)
-    ORDER BY t.received_at, t.id
+    ORDER BY o.received_at, o.id
 """
 )
 

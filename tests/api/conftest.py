@@ -387,14 +387,14 @@ def insert_alert(
     """Add an alert about a device, or a gateway where there is no such device."""
     conn.execute(
         """
-        INSERT INTO alert (id, rule, severity, kind, device, gateway, community, area, key,
-                           params, active, acknowledged, raised_at, received_at, cleared_at,
-                           acknowledged_at, acknowledged_by, changed_at)
+        INSERT INTO alert (id, rule, severity, kind, device, gateway, community, area,
+                           params, active, standing, acknowledged, raised_at, last_raised_at,
+                           received_at, cleared_at, acknowledged_at, acknowledged_by, changed_at)
         SELECT %(alert)s, %(rule)s, %(severity)s, coalesce(d.kind, 'gateway'), d.device,
                coalesce(d.gateway, g.gateway), coalesce(d.community, g.community),
-               coalesce(d.area, g.community), %(alert)s::text, '{"power_w": 0.4}', %(active)s,
-               %(acknowledged)s, %(raised_at)s, %(raised_at)s, %(cleared_at)s, %(acknowledged_at)s,
-               %(acknowledged_by)s, %(now)s
+               coalesce(d.area, g.community), '{"power_w": 0.4}', %(active)s, %(active)s::int,
+               %(acknowledged)s, %(raised_at)s, %(raised_at)s, %(raised_at)s, %(cleared_at)s,
+               %(acknowledged_at)s, %(acknowledged_by)s, %(now)s
         FROM (SELECT %(subject)s AS subject) AS s
         LEFT JOIN device AS d ON d.device = s.subject
         LEFT JOIN gateway AS g ON g.gateway = s.subject
@@ -415,8 +415,16 @@ def insert_alert(
     )
     conn.execute(
         """
-        INSERT INTO alert_history (alert, at, actor, action, reason)
-        VALUES (%s, %s, 'rule', 'raised', 'condition_met')
+        WITH occurred AS (
+            INSERT INTO alert_occurrence (alert, rule, gateway, device, key, params, active,
+                                          raised_at, received_at, cleared_at, acknowledged_at)
+            SELECT id, rule, gateway, device, id::text, params, active, raised_at, received_at,
+                   cleared_at, acknowledged_at
+            FROM alert WHERE id = %s
+            RETURNING id, alert
+        )
+        INSERT INTO alert_history (alert, at, actor, action, reason, occurrence)
+        SELECT alert, %s, 'rule', 'raised', 'condition_met', id FROM occurred
         """,
         (alert, raised_at),
     )

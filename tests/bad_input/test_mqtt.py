@@ -986,7 +986,9 @@ def test_b24_replay_is_stored_once_and_under_a_new_stream_makes_no_second_alarm(
         stored_up_to(gateway, 1, "s3")
     # The gateway says it under a new number, so it is kept as said: two events, and one alarm.
     assert installation.stored("gw-b24") == GOOD + 2
-    alerts = installation.rows("SELECT rule, key FROM alert WHERE device = 'gw-b24-alarm'")
+    alerts = installation.rows(
+        "SELECT rule, key FROM alert_occurrence WHERE device = 'gw-b24-alarm'"
+    )
     assert alerts == [{"rule": "alarm.smoke", "key": "b24"}]
 
 

@@ -132,14 +132,21 @@ class Run:
         self.conn.execute(
             """
             WITH raised AS (
-                INSERT INTO alert (id, rule, severity, kind, device, gateway, community, area, key,
-                                   active, raised_at, received_at, changed_at)
+                INSERT INTO alert (id, rule, severity, kind, device, gateway, community, area,
+                                   active, standing, raised_at, last_raised_at, received_at,
+                                   changed_at)
                 VALUES (gen_random_uuid(), 'alarm.smoke', 'critical', 'alarm', 'alarm-1', 'gw-a',
-                        'c01', 'c01', %(key)s, true, %(at)s, %(at)s, %(at)s)
+                        'c01', 'c01', true, 1, %(at)s, %(at)s, %(at)s, %(at)s)
                 RETURNING id
+            ), occurred AS (
+                INSERT INTO alert_occurrence (alert, rule, gateway, device, key, active, raised_at,
+                                              received_at)
+                SELECT id, 'alarm.smoke', 'gw-a', 'alarm-1', %(key)s, true, %(at)s, %(at)s
+                FROM raised
+                RETURNING id, alert
             )
-            INSERT INTO alert_history (alert, at, actor, action, reason)
-            SELECT id, %(at)s, 'rule', 'raised', 'r' FROM raised
+            INSERT INTO alert_history (alert, at, actor, action, reason, occurrence)
+            SELECT alert, %(at)s, 'rule', 'raised', 'r', id FROM occurred
             """,
             {"at": at, "key": key},
         )
@@ -429,14 +436,18 @@ def test_a_missing_and_a_late_alert_are_found(run: Run) -> None:
     ("statement", "what"),
     [
         pytest.param(
-            "INSERT INTO alert_history (alert, at, actor, action, reason)"
-            " SELECT id, now(), 'rule', 'raised', 'r' FROM alert",
+            "INSERT INTO alert_history (alert, at, actor, action, reason, occurrence)"
+            " SELECT alert, now(), 'rule', 'raised_again', 'r', id FROM alert_occurrence",
             "alert history",
             id="raised-twice",
         ),
         pytest.param("DELETE FROM alert_history", "alert history", id="never-raised"),
-        pytest.param("UPDATE alert SET active = false", "alert history", id="cleared-silently"),
-        pytest.param("UPDATE alert SET key = 'p'", "alarm without its alert", id="alarm-unheard"),
+        pytest.param(
+            "UPDATE alert_occurrence SET active = false", "alert history", id="cleared-silently"
+        ),
+        pytest.param(
+            "UPDATE alert_occurrence SET key = 'p'", "alarm without its alert", id="alarm-unheard"
+        ),
     ],
 )
 def test_alerts_open_and_close_once(run: Run, statement: str, what: str) -> None:
@@ -447,7 +458,7 @@ def test_alerts_open_and_close_once(run: Run, statement: str, what: str) -> None
 
 
 def test_rules_beside_physics_are_not_compared_with_it(run: Run) -> None:
-    run.conn.execute("UPDATE alert SET rule = 'stream.hole', key = ''")
+    run.conn.execute("UPDATE alert_occurrence SET rule = 'stream.hole', key = ''")
     run.ledger.execute("DELETE FROM expected_alert")
     assert run.compare().alerts == Alerts(0, 1, 0, 1)
     verdict = compare(run.truth, run.dsn, Terms(beside={"stream.hole"}))

@@ -50,7 +50,7 @@ def test_every_kind_of_alarm_raises_its_alert_and_restoring_clears_it(
 ) -> None:
     writer = bench.events()
     feed(writer, bench.event(1, alarm("raised", event=event)))
-    (raised,) = bench.rows("SELECT rule, active, key, raised_at FROM alert")
+    (raised,) = bench.rows("SELECT rule, active, key, raised_at FROM alert_occurrence")
     assert raised == {"rule": f"alarm.{event}", "active": True, "key": "o-1", "raised_at": NOW}
     restarted = bench.events()
     feed(restarted, bench.event(2, alarm("restored", event=event, second=9)))

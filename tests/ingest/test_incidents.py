@@ -242,26 +242,30 @@ def insert_alarm(
 ) -> None:
     conn.execute(
         """
-        INSERT INTO alert (id, rule, severity, kind, gateway, community, area, key, active,
-                           acknowledged, raised_at, received_at, acknowledged_at, cleared_at,
-                           changed_at)
-        VALUES (%s, %s, 'major', 'alarm', 'gw', left(%s, 3), %s, %s::text, %s, %s, %s, %s, %s, %s,
-                %s)
+        WITH alert AS (
+            INSERT INTO alert (id, rule, severity, kind, gateway, community, area, active, standing,
+                               acknowledged, raised_at, last_raised_at, received_at,
+                               acknowledged_at, cleared_at, changed_at)
+            VALUES (%(alert)s, %(rule)s, 'major', 'alarm', 'gw', left(%(area)s, 3), %(area)s,
+                    %(active)s, %(active)s::int, %(acknowledged)s, %(received_at)s,
+                    %(received_at)s, %(received_at)s, %(acknowledged_at)s, %(cleared_at)s, %(now)s)
+        )
+        INSERT INTO alert_occurrence (alert, rule, gateway, key, active, raised_at, received_at,
+                                      acknowledged_at, cleared_at)
+        VALUES (%(alert)s, %(rule)s, 'gw', %(alert)s::text, %(active)s, %(received_at)s,
+                %(received_at)s, %(acknowledged_at)s, %(cleared_at)s)
         """,
-        (
-            alert,
-            rule,
-            area,
-            area,
-            alert,
-            cleared_at is None,
-            acknowledged_at is not None,
-            received_at,
-            received_at,
-            acknowledged_at,
-            cleared_at,
-            NOW,
-        ),
+        {
+            "alert": alert,
+            "rule": rule,
+            "area": area,
+            "active": cleared_at is None,
+            "acknowledged": acknowledged_at is not None,
+            "received_at": received_at,
+            "acknowledged_at": acknowledged_at,
+            "cleared_at": cleared_at,
+            "now": NOW,
+        },
     )
 
 

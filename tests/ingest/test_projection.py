@@ -82,13 +82,13 @@ class Tables:
         for change in delta.alerts:
             subject = change.subject.device or ""
             name = type(change.decision).__name__
-            self.told.append((change.rule, subject, name, change.decision.at))
+            self.told.append((change.rule.id, subject, name, change.decision.at))
             if name == "Raise":
-                self.standing[change.rule, subject] = Standing(
-                    change.rule, "gw-1", subject, change.key, change.decision.at
+                self.standing[change.rule.id, subject] = Standing(
+                    change.rule.id, "gw-1", subject, change.key, change.decision.at
                 )
             else:
-                del self.standing[change.rule, subject]
+                del self.standing[change.rule.id, subject]
         for key, since in delta.pending.items():
             if since is None:
                 self.pending.pop(key, None)
@@ -99,7 +99,7 @@ class Tables:
         projection = Projection(RuleBook(DEFAULT_RULES), REGISTRY)
         projection.hold_back(interval, START if interval else None)
         pending = [
-            PendingRow(rule, number, since) for (rule, number), since in self.pending.items()
+            PendingRow(rule, number, *since) for (rule, number), since in self.pending.items()
         ]
         states = dict(self.states)
         for known, told, received_at in self.readings:

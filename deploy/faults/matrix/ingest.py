@@ -296,7 +296,7 @@ def alarms_beside_backlog(run: Run) -> None:
     until(lambda: not box.running, "the agent drains", timeout_s=60)
     waited = city.column(
         """
-        SELECT extract(epoch FROM changed_at - coalesce(cleared_at, raised_at))::float8
+        SELECT extract(epoch FROM changed_at - coalesce(cleared_at, last_raised_at))::float8
         FROM alert
         WHERE starts_with(rule, 'alarm.')
         """
