@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ingest.conditions import Condition
+
 Severity = Literal["critical", "major", "minor", "info"]
 
 
@@ -31,6 +33,7 @@ class Rule(BaseModel):
     life_safety: bool = Field(default=False, description="danger to life: never muted")
     limit: float | None = Field(default=None, description="raised at or above this")
     clear: float | None = Field(default=None, description="cleared below this (hysteresis)")
+    when: Condition | None = Field(default=None, description="null: the class's own code asks")
 
     @property
     def on_delay(self) -> timedelta:
