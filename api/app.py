@@ -20,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from api import (
+    alert_actions,
+    alert_export,
     alerts,
     areas,
     auth,
@@ -149,8 +151,10 @@ def create_app(
     app.around = Envelope.around(config, metrics)
     app.state.services = parts
     problems.install(app)
-    shown = (areas, states, devices, history, bins, alerts, incidents, indicators, roads, reports)
-    for module in (auth, *shown, registry, stream):
+    shown = (areas, states, devices, history, bins, incidents, indicators, roads, reports)
+    # Before the alerts by id: an export is none.
+    desk = (alert_export, alert_actions, alerts)
+    for module in (auth, *shown, *desk, registry, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)

@@ -36,7 +36,8 @@ class Policy:
         Raises:
             Problem: ``not_acceptable`` or ``content_type.unsupported``.
         """
-        if not _accepts(request.headers.get("accept"), self.produces):
+        accept = request.headers.get("accept")
+        if not any(_accepts(accept, one) for one in self.produces.split(", ")):
             raise Problem("not_acceptable", detail=self.produces)
         content_type = request.headers.get("content-type", "")
         if request.method not in SAFE_METHODS and content_type:

@@ -29,6 +29,7 @@ from api.answers import (
 )
 from api.auth import Allow, Person
 from api.errors import FieldError, Problem
+from api.idempotency import idempotent, writes
 from api.paging import link_next
 from api.people import Principal
 from api.places import find_area
@@ -245,6 +246,7 @@ async def list_incidents(
 
 
 @router.post("/incidents", status_code=201)
+@idempotent
 async def report_incident(
     person: Officer, request: Request, response: Response, report: Report
 ) -> Incident:
@@ -258,7 +260,7 @@ async def report_incident(
         report.alert,
         report.note,
     )
-    async with parts.pool.connection() as conn:
+    async with writes(request) as conn:
         try:
             made = await stored.report(
                 conn,

@@ -21,11 +21,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import class_row
 from psycopg_pool import PoolTimeout
 
 from api import people
-from api.alerts import Alert
+from api.alerts import COLUMNS, Alert, stale_before
 from api.answers import Answer, Instant, Scalar, rfc3339
 from api.config import BrokerAddress
 from api.devices import values_of
@@ -101,7 +102,7 @@ class GatewayChange(Answer):
 
 
 class Snapshot(Answer):
-    """All a screen needs to begin: ``alerts`` are the open ones, the newest 200 at most."""
+    """All a screen needs to begin: ``alerts`` are those of the desk, the newest 200 at most."""
 
     cursor: str
     at: Instant
@@ -111,7 +112,7 @@ class Snapshot(Answer):
 
 
 class Delta(Answer):
-    """What changed since the cursor before."""
+    """What changed since the cursor before; an alert that became quiet leaves the desk."""
 
     cursor: str
     at: Instant
@@ -608,7 +609,7 @@ class Hub:
                 "SELECT id, path::text FROM alert_view WHERE id = ANY (%s)", (list(wanted),)
             )
             paths: dict[UUID, str] = {alert: path async for alert, path in cursor}
-            alerts = await _read_alerts(conn, list(paths))
+            alerts = await _read_alerts(conn, list(paths), now=self._clock())
         news: list[tuple[str, Alert]] = []
         for alert in alerts:
             if self._alerts_told.get(alert.id, 0) >= alert.version:
@@ -678,14 +679,16 @@ class Hub:
             return await read_overview(conn, channel.scope, place, now=self._clock())
 
     async def _snapshot(self, channel: Channel) -> bytes:
-        cursor = channel.cursor
+        cursor, now = channel.cursor, self._clock()
         overview = await self._read_overview(channel)
         async with self._pool.connection() as conn:
-            alerts = await _read_alerts_of(conn, channel, open_only=True, count=SNAPSHOT_ALERTS_MAX)
-            recent = await _read_alerts_of(conn, channel, open_only=False, count=FEED_MAX)
+            alerts = await _read_alerts_of(
+                conn, channel, open_only=True, count=SNAPSHOT_ALERTS_MAX, now=now
+            )
+            recent = await _read_alerts_of(conn, channel, open_only=False, count=FEED_MAX, now=now)
         snapshot = Snapshot(
             cursor=cursor,
-            at=self._clock(),
+            at=now,
             overview=overview,
             alerts=alerts,
             feed=self._feed(channel, recent),
@@ -695,7 +698,7 @@ class Hub:
     def _feed(self, channel: Channel, alerts: list[Alert]) -> list[DeviceChange | Alert]:
         """Return the last things that happened, newest first."""
         items: list[tuple[datetime, DeviceChange | Alert]] = [
-            (max(at for at in (a.raised_at, a.cleared_at, a.acknowledged_at) if at), a)
+            (max(at for at in (a.last_raised_at, a.cleared_at, a.acknowledged_at) if at), a)
             for a in alerts
         ]
         if channel.with_devices:
@@ -767,46 +770,44 @@ def _compare(before: _Known | None, path: str, row: list[Any]) -> tuple[bool, _K
     return before is not None, _Known(path, change)
 
 
-async def _read_alerts(conn: Connection, ids: list[UUID]) -> list[Alert]:
+async def _read_alerts(conn: Connection, ids: list[UUID], *, now: datetime) -> list[Alert]:
     """Return alerts by id; who may be told of them is decided channel by channel."""
     async with conn.cursor(row_factory=class_row(Alert)) as cursor:
         await cursor.execute(
-            """
-            SELECT t.id, t.rule, t.severity, t.subject, t.kind, t.device, t.gateway, t.area,
-                   t.community, t.name, t.name_en, t.params, t.active, t.acknowledged, t.raised_at,
-                   t.received_at, t.cleared_at, t.acknowledged_at, t.acknowledged_by, t.note,
-                   t.late, t.version
-            FROM alert_view AS t
-            WHERE t.id = ANY (%s)
-            """,
-            (ids,),
+            sql.SQL("SELECT {} FROM alert_view AS t WHERE t.id = ANY (%(ids)s)").format(COLUMNS),
+            {"ids": ids, "stale": stale_before(now)},
         )
         return await cursor.fetchall()
 
 
 async def _read_alerts_of(
-    conn: Connection, channel: Channel, *, open_only: bool, count: int
+    conn: Connection, channel: Channel, *, open_only: bool, count: int, now: datetime
 ) -> list[Alert]:
-    """Return the newest alerts of a channel: the open ones, or those that changed last."""
+    """Return the newest alerts of a channel: the open ones, or those that changed last.
+
+    What is quiet is neither: it is kept from the desk.
+    """
     async with conn.cursor(row_factory=class_row(Alert)) as cursor:
         await cursor.execute(
-            """
-            SELECT t.id, t.rule, t.severity, t.subject, t.kind, t.device, t.gateway, t.area,
-                   t.community, t.name, t.name_en, t.params, t.active, t.acknowledged, t.raised_at,
-                   t.received_at, t.cleared_at, t.acknowledged_at, t.acknowledged_by, t.note,
-                   t.late, t.version
-            FROM alert_view AS t
-            WHERE t.path <@ %(scope)s::ltree  -- invariant 9
-              AND NOT t.rule = ANY (%(hidden)s)
-              AND (NOT %(open_only)s OR t.active OR NOT t.acknowledged)
-            ORDER BY CASE WHEN %(open_only)s THEN t.raised_at ELSE t.changed_at END DESC, t.id DESC
-            LIMIT %(count)s
-            """,
+            sql.SQL(
+                """
+                SELECT {columns}
+                FROM alert_view AS t
+                WHERE t.path <@ %(scope)s::ltree  -- invariant 9
+                  AND NOT t.rule = ANY (%(hidden)s)
+                  AND NOT t.quiet
+                  AND (NOT %(open_only)s OR t.active OR t.latched OR NOT t.acknowledged)
+                ORDER BY CASE WHEN %(open_only)s THEN t.raised_at ELSE t.changed_at END DESC,
+                         t.id DESC
+                LIMIT %(count)s
+                """
+            ).format(columns=COLUMNS),
             {
                 "scope": channel.scope.path,
                 "hidden": list(channel.hidden_rules),
                 "open_only": open_only,
                 "count": count,
+                "stale": stale_before(now),
             },
         )
         return await cursor.fetchall()

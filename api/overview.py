@@ -85,12 +85,16 @@ class Lighting(Answer):
 
 
 class AlertCounts(Answer):
-    """Alerts that are open: active, or not acknowledged. ``oldest_at`` is when one was raised."""
+    """Alerts of the desk: open (active, latched or not acknowledged), and not quiet.
+
+    ``oldest_at`` is when the oldest was raised, ``quiet`` how many open ones are kept from it.
+    """
 
     unacknowledged: int
     active: int
     by_severity: dict[Severity, int]
     oldest_at: Instant | None
+    quiet: int
 
 
 class GatewayState(Answer):
@@ -187,6 +191,7 @@ async def read_overview(conn: Connection, scope: Scope, place: Place, *, now: da
                     "info": open_alerts.info,
                 },
                 oldest_at=open_alerts.oldest_at,
+                quiet=open_alerts.quiet,
             ),
             bins_full=open_alerts.bins_full,
             gates_held=open_alerts.gates_held,
@@ -236,23 +241,26 @@ class _OpenAlerts:
     bins_full: int
     gates_held: int
     oldest_at: datetime | None
+    quiet: int
 
 
 async def _count_alerts(conn: Connection, scope: Scope, place: Place) -> _OpenAlerts:
     async with conn.cursor(row_factory=class_row(_OpenAlerts)) as cursor:
         await cursor.execute(
             """
-            SELECT count(*) FILTER (WHERE NOT t.acknowledged) AS unacknowledged,
-                   count(*) FILTER (WHERE t.active) AS active,
-                   count(*) FILTER (WHERE t.severity = 'critical') AS critical,
-                   count(*) FILTER (WHERE t.severity = 'major') AS major,
-                   count(*) FILTER (WHERE t.severity = 'minor') AS minor,
-                   count(*) FILTER (WHERE t.severity = 'info') AS info,
+            SELECT count(*) FILTER (WHERE NOT t.quiet AND NOT t.acknowledged) AS unacknowledged,
+                   count(*) FILTER (WHERE NOT t.quiet AND t.active) AS active,
+                   count(*) FILTER (WHERE NOT t.quiet AND t.severity = 'critical') AS critical,
+                   count(*) FILTER (WHERE NOT t.quiet AND t.severity = 'major') AS major,
+                   count(*) FILTER (WHERE NOT t.quiet AND t.severity = 'minor') AS minor,
+                   count(*) FILTER (WHERE NOT t.quiet AND t.severity = 'info') AS info,
+                   -- A bin is full whether or not somebody wants to be told.
                    count(*) FILTER (WHERE t.active AND t.rule = 'bin.full') AS bins_full,
                    count(*) FILTER (WHERE t.active AND t.rule = 'gate.held_open') AS gates_held,
-                   min(t.raised_at) AS oldest_at
+                   min(t.raised_at) FILTER (WHERE NOT t.quiet) AS oldest_at,
+                   count(*) FILTER (WHERE t.quiet) AS quiet
             FROM alert_view AS t
-            WHERE (t.active OR NOT t.acknowledged)
+            WHERE (t.active OR t.latched OR NOT t.acknowledged)
               AND t.path <@ %(area)s::ltree
               AND t.path <@ %(scope)s::ltree  -- invariant 9
               AND NOT t.rule = ANY (%(hidden)s)
@@ -393,7 +401,7 @@ async def _children(
                        count(*) FILTER (WHERE NOT t.acknowledged) AS unacknowledged,
                        count(*) FILTER (WHERE t.severity = 'critical') AS critical
                 FROM alert_view AS t
-                WHERE (t.active OR NOT t.acknowledged)
+                WHERE (t.active OR t.latched OR NOT t.acknowledged) AND NOT t.quiet
                   AND t.path <@ %(area)s::ltree AND nlevel(t.path) > nlevel(%(area)s::ltree)
                   AND t.path <@ %(scope)s::ltree  -- invariant 9
                   AND NOT t.rule = ANY (%(hidden)s)

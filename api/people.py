@@ -25,7 +25,7 @@ SESSION_MAX: Final = timedelta(hours=12)
 # `used_at` is written at most this often: a session in use costs no write a request.
 _TOUCH_EVERY: Final = timedelta(minutes=1)
 # What histories call those who act without being anybody.
-RESERVED_NAMES: Final = frozenset({"rule", "system"})
+RESERVED_NAMES: Final = frozenset({"rule", "system", "design", "hygiene"})
 _TOKEN_BYTES: Final = 32
 PASSWORD_LENGTH_MIN: Final = 12
 PASSWORD_LENGTH_MAX: Final = 256

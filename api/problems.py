@@ -37,6 +37,11 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
         "The body must be files as multipart/form-data",
     ),
     "cursor.invalid": (400, "分页游标无效,请从第一页重新开始", "The cursor is not valid here"),
+    "idempotency.invalid": (
+        400,
+        "Idempotency-Key 须为 1 至 255 个可见的 ASCII 字符",
+        "Idempotency-Key must be 1 to 255 printable ASCII characters",
+    ),
     "if_match.invalid": (400, "If-Match 须为版本号", "If-Match must be a version number"),
     "session.required": (401, "请先登录", "Log in first"),
     "credentials.invalid": (401, "用户名或密码错误", "User name or password is wrong"),
@@ -48,6 +53,22 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     "method.not_allowed": (405, "不支持该请求方法", "The method is not allowed here"),
     "not_acceptable": (406, "无法提供所要求的格式", "No acceptable format can be given"),
     "alert.acknowledged": (409, "该告警已被确认", "The alert is already acknowledged"),
+    "alert.active": (
+        409,
+        "该告警仍在持续,不能复位",
+        "The alert is active still: it cannot be reset",
+    ),
+    "alert.already": (409, "该告警已是所要求的状态", "The alert is so already"),
+    "alert.life_safety": (
+        409,
+        "危及生命的告警不得搁置",
+        "An alert of danger to life cannot be put aside",
+    ),
+    "idempotency.in_progress": (
+        409,
+        "相同 Idempotency-Key 的请求正在处理",
+        "A request with this Idempotency-Key is under way",
+    ),
     "incident.alert_taken": (409, "该告警已有案件记录", "The alert has an incident already"),
     "incident.unchanged": (409, "案件记录没有变化", "Nothing about the incident would change"),
     "alert.changed": (412, "该告警已被他人更改", "The alert was changed by someone else"),
@@ -56,6 +77,11 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     "body.too_large": (413, "请求正文过大", "The body is too large"),
     "address.too_long": (414, "请求地址过长", "The address is too long"),
     "content_type.unsupported": (415, "正文格式不符合要求", "The body has another format"),
+    "idempotency.reused": (
+        422,
+        "此 Idempotency-Key 已用于另一请求",
+        "This Idempotency-Key was used for another request",
+    ),
     "registry.refused": (
         422,
         "登记文件有误,未作任何更改",
@@ -98,11 +124,16 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "value.range:max": ("须不大于 {max}", "must be {max} or less"),
     "text.too_short": ("至少 {min} 个字符", "must have at least {min} characters"),
     "text.too_long": ("最多 {max} 个字符", "must have at most {max} characters"),
+    "list.too_short": ("至少 {min} 项", "must have at least {min} items"),
+    "list.too_long": ("最多 {max} 项", "must have at most {max} items"),
     "text.invalid": ("含有不允许的字符", "contains characters that are not allowed"),
     "time.naive": ("时间须带时区", "must carry a time zone"),
     "time.format": ("须为 RFC 3339 时间", "must be an RFC 3339 time"),
     "date.format": ("须为 YYYY-MM-DD 日期", "must be a date, YYYY-MM-DD"),
     "time.future": ("不得晚于当前时间", "must not lie in the future"),
+    "time.endless": ("须有结束时间,不晚于 {max}", "must have an end, {max} at the latest"),
+    "time.past": ("须晚于 {min}", "must be later than {min}"),
+    "time.too_long": ("不得晚于 {max}", "must not be later than {max}"),
     "time.too_early": ("不得早于 {min}", "must not be before {min}"),
     "time.unfitting": (
         "须在告警前后一天之内,即 {min} 至 {max}",
@@ -136,6 +167,8 @@ _CODES: Final = {
     "less_than": "value.range",
     "less_than_equal": "value.range",
     "string_too_short": "text.too_short",
+    "too_short": "list.too_short",
+    "too_long": "list.too_long",
     "string_too_long": "text.too_long",
     "string_pattern_mismatch": "text.invalid",
     "string_unicode": "text.invalid",
@@ -255,9 +288,9 @@ def _bounds(code: str, context: Mapping[str, Any]) -> dict[str, object]:
             low = context.get("ge", context.get("gt"))
             high = context.get("le", context.get("lt"))
             return {"min": _plain(low)} if high is None else {"max": _plain(high)}
-        case "text.too_short":
+        case "text.too_short" | "list.too_short":
             return {"min": context.get("min_length")}
-        case "text.too_long":
+        case "text.too_long" | "list.too_long":
             return {"max": context.get("max_length")}
         case "field.enum":
             return {"allowed": context.get("expected")}

@@ -146,6 +146,19 @@ async def city(database_server: Postgres, city_template: str, broker: Broker) ->
         yield api
 
 
+@pytest.fixture(scope="module")
+async def module_city(
+    database_server: Postgres, city_template: str, broker: Broker
+) -> AsyncIterator[Api]:
+    """The api over a city that the tests of a module add to; each asks for its own things."""
+    name = f"module_{uuid.uuid4().hex[:12]}"
+    _clone(database_server, city_template, name)
+    async with running(_dsn(database_server, name), broker) as api:
+        yield api
+    with psycopg.connect(database_server.dsn(), autocommit=True) as conn:
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @pytest.fixture(scope="session")
 def city_database(database_server: Postgres, database_template: str) -> str:
     """The DSN of a city seeded at the real time, that no test changes."""

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alerts: tabs, pages, timeline, acknowledgement."""
+"""Alerts: tabs, pages, occurrences, timeline, acknowledgement."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
+from ingest.alerts import Suppress, Unshelve
+from ingest.store import alerts as stored
 from tests.api.conftest import ALERTS, NOW, Api, insert_alert
+from tests.api.desk import Point, point
 
 LIST = "/api/v1/alerts"
 NAMES = {str(alert): name for name, alert in ALERTS.items()}
@@ -24,6 +28,8 @@ def _path(name: str, action: str = "") -> str:
     ("query", "expected"),
     [
         pytest.param("", ["gateway", "duress", "forced", "dark"], id="open-by-default"),
+        pytest.param("status=desk", ["duress", "gateway", "forced", "dark"], id="worst-first"),
+        pytest.param("status=shelved", [], id="none-put-aside"),
         pytest.param("status=unacknowledged", ["duress", "forced", "dark"], id="unacknowledged"),
         pytest.param("status=active", ["gateway", "duress", "dark"], id="active"),
         pytest.param("status=acknowledged", ["gateway", "done"], id="acknowledged"),
@@ -69,6 +75,201 @@ async def test_pages_hold_every_alert_once_even_of_one_instant(own_city: Api) ->
             break
         cursor = f"&cursor={page['next_cursor']}"
     assert len(found) == len(set(found)) == 24
+
+
+async def test_desk_pages_hold_every_alert_once_the_worst_first(own_city: Api) -> None:
+    severities = ("info", "minor", "major", "critical")
+    with psycopg.connect(own_city.dsn) as conn:
+        for index in range(24):
+            raised_at = NOW - timedelta(minutes=index // 6)
+            severity = severities[index % 4]
+            insert_alert(
+                conn,
+                uuid.uuid4(),
+                "bin.full",
+                severity,
+                "c01-bin-001",
+                now=NOW,
+                raised_at=raised_at,
+            )
+    client = own_city.client("li")
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = (await client.get(f"{LIST}?status=desk&limit=5{cursor}")).json()
+        found += page["items"]
+        # Something worse is raised meanwhile: the pages that follow are none the worse for it.
+        with psycopg.connect(own_city.dsn) as conn:
+            insert_alert(
+                conn, uuid.uuid4(), "bin.fire", "critical", "c01-bin-001", now=NOW, raised_at=NOW
+            )
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    seen = [(severities.index(one["severity"]), one["raised_at"], one["id"]) for one in found]
+    assert seen == sorted(set(seen), reverse=True)
+    assert len([one for one in found if one["rule"] == "bin.full"]) == 24
+    answer = await client.get(f"{LIST}?status=open&limit=5{cursor}")
+    assert answer.json()["code"] == "cursor.invalid"
+
+
+def _suppress(made: Point, cause: str) -> None:
+    with psycopg.connect(made.api.dsn) as conn:
+        assert stored.move(conn, made.id, Suppress(NOW, cause), NOW) is not None
+
+
+async def _tabs(made: Point) -> set[str]:
+    client = made.api.client("li")
+    tabs: set[str] = set()
+    for tab in (
+        "desk", "unacknowledged", "active", "open", "acknowledged", "latched", "stale", "shelved",
+        "suppressed", "history",
+    ):  # fmt: skip
+        page = (await client.get(f"{LIST}?status={tab}&rule={made.rule.id}")).json()
+        tabs |= {tab for alert in page["items"] if alert["id"] == str(made.id)}
+    return tabs
+
+
+NEW = {"unacknowledged", "active", "open", "history"}
+
+
+async def test_where_an_alert_stands(module_city: Api) -> None:
+    client = module_city.client("li")
+    until = {"until": "2026-11-21T03:00:00Z", "reason": "x"}
+    fresh = point(module_city)
+    assert await _tabs(fresh) == NEW | {"desk"}
+    shelved, out, muted = (point(module_city) for _ in range(3))
+    await client.post(f"{shelved.path}/shelve", json=until)
+    await client.post(f"{out.path}/out-of-service", json=until)
+    _suppress(muted, "gateway:gw-c01-a")
+    assert await _tabs(shelved) == await _tabs(out) == NEW | {"shelved"}
+    assert await _tabs(muted) == NEW | {"suppressed"}
+    latched = point(module_city, latching=True)
+    await client.post(f"{latched.path}/acknowledge", json={})
+    latched.fall(NOW)
+    assert await _tabs(latched) == {"desk", "open", "acknowledged", "latched", "history"}
+    await client.post(f"{latched.path}/reset")
+    assert await _tabs(latched) == {"acknowledged", "history"}
+
+
+async def test_danger_to_life_is_on_the_desk_whatever_is_done(module_city: Api) -> None:
+    fire = point(module_city, "alarm", life_safety=True)
+    client = module_city.client("li")
+    until = {"until": "2026-11-21T03:00:00Z", "reason": "the detector is replaced"}
+    assert (await client.post(f"{fire.path}/out-of-service", json=until)).status_code == 200
+    assert await _tabs(fire) == NEW | {"desk", "shelved"}
+    alert = (await client.get(fire.path)).json()
+    assert (alert["quiet"], alert["out_of_service"]["by"]) == (False, "li")
+
+
+async def test_open_alert_is_shown_however_old_it_is(module_city: Api) -> None:
+    old = point(module_city, raised_at=NOW - timedelta(days=700))
+    assert await _tabs(old) == NEW | {"desk", "stale"}
+
+
+@pytest.mark.parametrize(
+    ("hours", "stale"), [pytest.param(24, False, id="a-day"), pytest.param(24.1, True, id="more")]
+)
+async def test_stale_is_what_stands_for_more_than_a_day(
+    module_city: Api, hours: float, stale: bool
+) -> None:
+    made = point(module_city, raised_at=NOW - timedelta(hours=hours))
+    assert (await module_city.client("li").get(made.path)).json()["stale"] is stale
+    # Raised again it stands anew, whenever it was raised first.
+    made.fall(NOW)
+    made.rise(NOW)
+    assert (await module_city.client("li").get(made.path)).json()["stale"] is False
+
+
+async def test_when_and_how_long_it_was_active(module_city: Api) -> None:
+    """Each time that the condition held can be seen, and how long: experience.md, tb#14541."""
+    start = NOW - timedelta(hours=1)
+    made = point(module_city, raised_at=start, reopen_s=3_600)
+    made.fall(start + timedelta(minutes=3))
+    made.rise(start + timedelta(minutes=10), power_w=0.1)
+    made.fall(start + timedelta(minutes=12, seconds=0.5))
+    made.rise(NOW - timedelta(seconds=20))
+    client = module_city.client("li")
+    await client.post(f"{made.path}/shelve", json={"minutes": 5, "reason": "换灯"})
+    with psycopg.connect(module_city.dsn) as conn:
+        action = Unshelve(NOW + timedelta(minutes=5), "design", "expired")
+        stored.move(conn, made.id, action, NOW)
+    detail = (await client.get(made.path)).json()
+    steps = detail["timeline"]
+    assert [(step["action"], step["actor"], step["lasted_s"]) for step in steps] == [
+        ("raised", "rule", None),
+        ("cleared", "rule", 180.0),
+        ("raised_again", "rule", None),
+        ("cleared", "rule", 120.5),
+        ("raised_again", "rule", None),
+        ("shelved", "li", None),
+        ("unshelved", "design", None),
+    ]
+    assert steps[6]["reason"] == "expired"
+    occurrences = detail["occurrences"]
+    assert [one["cleared_at"] for one in occurrences] == [
+        "2026-11-21T01:03:00.000Z",
+        "2026-11-21T01:12:00.500Z",
+        None,
+    ]
+    assert occurrences[1]["params"] == {"power_w": 0.1}
+    assert [step["occurrence"] for step in steps[1:4]] == [
+        occurrences[0]["id"],
+        occurrences[1]["id"],
+        occurrences[1]["id"],
+    ]
+    assert (detail["occurrence_count"], detail["step_count"], detail["repeats"]) == (3, 7, 2)
+    assert detail["active_s"] == 180 + 120.5 + 20
+    assert (detail["raised_at"], detail["last_raised_at"]) == (
+        "2026-11-21T01:00:00.000Z",
+        "2026-11-21T01:59:40.000Z",
+    )
+
+
+async def test_of_a_chattering_one_the_last_is_told_and_all_are_counted(module_city: Api) -> None:
+    made = point(module_city)
+    with psycopg.connect(module_city.dsn) as conn:
+        conn.execute(
+            """
+            INSERT INTO alert_occurrence (alert, rule, gateway, key, active, raised_at,
+                                          received_at, cleared_at)
+            SELECT %s, %s, 'gw-c01-a', n::text, false, %s::timestamptz - n * interval '1 min',
+                   %s, %s::timestamptz - n * interval '1 min' + interval '1 s'
+            FROM generate_series(11, 310) AS n
+            """,
+            (made.id, made.rule.id, NOW, NOW, NOW),
+        )
+    detail = (await module_city.client("li").get(made.path)).json()
+    assert detail["occurrence_count"] == 301
+    times = [one["raised_at"] for one in detail["occurrences"]]
+    assert len(times) == 100
+    assert times == sorted(times)
+    assert times[-1] == detail["raised_at"]
+    assert detail["active_s"] == 600 + 300
+
+
+async def test_badge_counts_the_desk_and_says_how_many_are_kept_from_it(own_city: Api) -> None:
+    client = own_city.client("li")
+    before = (await client.get("/api/v1/areas/c01/overview")).json()
+    body = {"minutes": 5, "reason": "x"}
+    assert (await client.post(_path("dark", "/shelve"), json=body)).status_code == 200
+    after = (await client.get("/api/v1/areas/c01/overview")).json()
+    assert before["alerts"] == {
+        "unacknowledged": 3,
+        "active": 3,
+        "by_severity": {"critical": 1, "major": 3, "minor": 0, "info": 0},
+        "oldest_at": "2026-11-21T01:00:00.000Z",
+        "quiet": 0,
+    }
+    assert after["alerts"] == {
+        "unacknowledged": 2,
+        "active": 2,
+        "by_severity": {"critical": 1, "major": 2, "minor": 0, "info": 0},
+        "oldest_at": "2026-11-21T01:10:00.000Z",
+        "quiet": 1,
+    }
+    for overview, count in ((before, 3), (after, 2)):
+        assert sum(child["unacknowledged"] for child in overview["children"]) == count
 
 
 async def test_gateway_alert_names_the_gateway(city: Api) -> None:

@@ -45,6 +45,7 @@ async def test_overview_counts_what_there_is(city: Api) -> None:
         "active": 3,
         "by_severity": {"critical": 1, "major": 3, "minor": 0, "info": 0},
         "oldest_at": "2026-11-21T01:00:00.000Z",
+        "quiet": 0,
     }
     assert [(item["gateway"], item["silent"]) for item in overview["gateways"]] == [
         ("gw-c01-b", True),

@@ -141,6 +141,31 @@ async def test_acknowledgement_is_told_to_others_at_once(server: Server) -> None
         assert told.data["alerts"] == [answer.json()]
 
 
+async def test_quiet_alert_leaves_the_desk_of_those_who_watch(
+    server: Server, broker: Broker
+) -> None:
+    async with AsyncExitStack() as stack:
+        reader = await _reader(stack, server, "li", "c01")
+        client = await stack.enter_async_context(server.client("wang"))
+        alert = _raise(server, "lamp.day_burner")
+        await publish(broker, "c01", Live(at=datetime.now(UTC), alerts=(str(alert),)))
+        told = await reader.next("delta")
+        assert [(one["id"], one["quiet"]) for one in told.data["alerts"]] == [(str(alert), False)]
+        body = {"minutes": 5, "reason": "换灯"}
+        path = f"/api/v1/alerts/{alert}"
+        answer = await client.post(f"{path}/shelve", json=body)
+        assert answer.status_code == 200
+        told = await reader.next("delta")
+        assert told.data["alerts"] == [answer.json()]
+        assert (answer.json()["quiet"], answer.json()["shelved"]["by"]) == (True, "wang")
+        late = await stack.enter_async_context(watching(client, "c01-g01"))
+        snapshot = (await late.next("snapshot")).data
+        assert str(alert) not in {one["id"] for one in snapshot["alerts"]}
+        await client.post(f"{path}/unshelve")
+        told = await reader.next("delta")
+        assert [(one["id"], one["quiet"]) for one in told.data["alerts"]] == [(str(alert), False)]
+
+
 async def test_lost_live_message_heals_from_the_tables(server: Server) -> None:
     async with server.client("wang") as client, watching(client, "c01") as reader:
         await reader.next("snapshot")

@@ -12,7 +12,9 @@ from tests.api.conftest import Api
 
 OPERATIONS = {
     "acknowledgeAlert": ("post", "/api/v1/alerts/{alert}/acknowledge"),
+    "actOnAlerts": ("post", "/api/v1/alerts/actions"),
     "changeIncident": ("patch", "/api/v1/incidents/{incident}"),
+    "exportAlerts": ("get", "/api/v1/alerts/export"),
     "exportRegistry": ("get", "/api/v1/registry/export.{form}"),
     "getAlert": ("get", "/api/v1/alerts/{alert}"),
     "getAreaOverview": ("get", "/api/v1/areas/{area}/overview"),
@@ -41,7 +43,13 @@ OPERATIONS = {
     "listRoads": ("get", "/api/v1/areas/{area}/roads"),
     "logIn": ("post", "/api/v1/session"),
     "logOut": ("delete", "/api/v1/session"),
+    "noteAlert": ("post", "/api/v1/alerts/{alert}/note"),
+    "putAlertBack": ("post", "/api/v1/alerts/{alert}/in-service"),
     "reportIncident": ("post", "/api/v1/incidents"),
+    "resetAlert": ("post", "/api/v1/alerts/{alert}/reset"),
+    "shelveAlert": ("post", "/api/v1/alerts/{alert}/shelve"),
+    "takeAlertOut": ("post", "/api/v1/alerts/{alert}/out-of-service"),
+    "unshelveAlert": ("post", "/api/v1/alerts/{alert}/unshelve"),
     "watchArea": ("get", "/api/v1/stream"),
 }
 
@@ -99,6 +107,19 @@ def test_instants_and_ranges_are_described(openapi: dict[str, Any]) -> None:
         "by",
         "kind",
     }
+
+
+def test_what_may_be_asked_again_says_so(openapi: dict[str, Any]) -> None:
+    bearing = {
+        operation["operationId"]
+        for methods in openapi["paths"].values()
+        for operation in methods.values()
+        if any(item["name"] == "Idempotency-Key" for item in operation.get("parameters", ()))
+    }
+    alerts = {
+        one for one, (method, path) in OPERATIONS.items() if method == "post" and "alerts" in path
+    }
+    assert bearing >= {*alerts, "reportIncident"}
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,11 @@ def test_what_was_stored_is_what_was_sent(database: str, ledger: Ledger) -> None
         ("INSERT INTO reading_bin SELECT * FROM reading_bin LIMIT 1", "doubled"),
         ("UPDATE lamp_night SET lit_us = lit_us + 1 WHERE lit_us > 0", "lit"),
         ("DELETE FROM lamp_night WHERE device_id = (SELECT min(device_id) FROM lamp_night)", "lit"),
-        ("UPDATE alert_occurrence SET rule = 'bin.fire' WHERE rule = 'bin.full' AND gateway = 'gw-c0001'",
-         "bins"),
+        (
+            "UPDATE alert_occurrence SET rule = 'bin.fire'"
+            " WHERE rule = 'bin.full' AND gateway = 'gw-c0001'",
+            "bins",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_seen(database: str, ledger: Ledger, change: str, seen_in: str) -> None:

@@ -11,7 +11,11 @@ describe('tabs', () => {
     [false, false, 'recovered'],
     [false, true, 'history'],
   ] as const)('active %s, acknowledged %s stands in %s', (active, acknowledged, tab) => {
-    expect(tabOf({ active, acknowledged })).toBe(tab);
+    expect(tabOf({ active, acknowledged, latched: false })).toBe(tab);
+  });
+
+  test('one that waits for its reset is not closed', () => {
+    expect(tabOf({ active: false, acknowledged: true, latched: true })).toBe('recovered');
   });
 
   test('every open alert is counted once', () => {

@@ -36,6 +36,30 @@ describe('alerts', () => {
     expect(gone.alerts.size).toBe(0);
   });
 
+  test('one that is put aside leaves, without being news, and comes back', () => {
+    const shelved = { until: '2026-11-21T11:00:00.000Z', by: 'li', reason: 'x', once: false };
+    const before = fromSnapshot(snapshot({ alerts: [alert()] }));
+    const aside = withDelta(
+      before,
+      delta({ alerts: [alert({ shelved, quiet: true, version: 2 })] }),
+    );
+    expect(aside.alerts.size).toBe(0);
+    expect(aside.feed).toHaveLength(0);
+    const back = withDelta(aside, delta({ alerts: [alert({ version: 3 })] }));
+    expect(back.alerts.get('a1')?.version).toBe(3);
+    // Danger to life is marked so, and stays in sight.
+    const danger = alert({ id: 'a2', out_of_service: shelved, life_safety: true });
+    expect(withDelta(aside, delta({ alerts: [danger] })).alerts.has('a2')).toBe(true);
+  });
+
+  test('one that is latched stays until it is reset', () => {
+    const latched = alert({ active: false, acknowledged: true, latched: true });
+    const before = fromSnapshot(snapshot({ alerts: [latched] }));
+    expect(before.alerts.has('a1')).toBe(true);
+    const reset = delta({ alerts: [{ ...latched, latched: false, version: 2 }] });
+    expect(withDelta(before, reset).alerts.size).toBe(0);
+  });
+
   test('an older version never undoes a newer one', () => {
     const newer = fromSnapshot(snapshot({ alerts: [alert({ acknowledged: true, version: 2 })] }));
     expect(

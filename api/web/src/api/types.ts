@@ -156,11 +156,13 @@ export interface Lighting {
   readonly next: { readonly due_from: string; readonly due_to: string } | null;
 }
 
+/** Of the desk; `quiet` are open alerts that are kept from it. */
 export interface AlertCounts {
   readonly unacknowledged: number;
   readonly active: number;
   readonly by_severity: Readonly<Partial<Record<Severity, number>>>;
   readonly oldest_at: string | null;
+  readonly quiet: number;
 }
 
 export interface Gateway {
@@ -217,6 +219,14 @@ export interface City {
   readonly stale: boolean;
 }
 
+/** Put aside until then: shelved, or out of service. */
+export interface Aside {
+  readonly until: string;
+  readonly by: string;
+  readonly reason: string;
+  readonly once: boolean;
+}
+
 export interface Alert {
   readonly id: string;
   readonly rule: string;
@@ -240,6 +250,17 @@ export interface Alert {
   readonly note: string | null;
   readonly late: boolean;
   readonly version: number;
+  readonly life_safety: boolean;
+  readonly standing: number;
+  readonly repeats: number;
+  readonly last_raised_at: string;
+  readonly latched: boolean;
+  readonly suppressed_by: readonly string[];
+  readonly shelved: Aside | null;
+  readonly out_of_service: Aside | null;
+  /** Kept from the desk: put aside or suppressed, and no danger to life. */
+  readonly quiet: boolean;
+  readonly stale: boolean;
 }
 
 export interface TimelineEntry {
@@ -248,9 +269,30 @@ export interface TimelineEntry {
   readonly action: string;
   readonly reason: string | null;
   readonly note: string | null;
+  readonly occurrence: number | null;
+  readonly params: Values;
+  /** Of `cleared`: how long the condition had held. */
+  readonly lasted_s: number | null;
 }
 
+/** One time that the condition held. */
+export interface Occurrence {
+  readonly id: number;
+  readonly active: boolean;
+  readonly late: boolean;
+  readonly raised_at: string;
+  readonly received_at: string;
+  readonly cleared_at: string | null;
+  readonly acknowledged_at: string | null;
+  readonly params: Values;
+}
+
+/** Of many occurrences and steps the last; the counts are of all. */
 export interface AlertDetail extends Alert {
+  readonly active_s: number;
+  readonly occurrence_count: number;
+  readonly occurrences: readonly Occurrence[];
+  readonly step_count: number;
   readonly timeline: readonly TimelineEntry[];
 }
 

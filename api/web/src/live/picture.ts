@@ -23,7 +23,7 @@ export type FeedEntry =
 
 export interface Picture {
   readonly overview: Overview;
-  /** Open alerts (active, or not acknowledged) by id. */
+  /** Alerts of the desk by id: open (active, latched or not acknowledged), and not quiet. */
   readonly alerts: ReadonlyMap<string, Alert>;
   /** False while the snapshot's limit hides older open alerts: counts then come from `overview`. */
   readonly complete: boolean;
@@ -37,7 +37,8 @@ export const FEED_MAX = 50;
 /** A snapshot carries at most so many alerts. */
 export const SNAPSHOT_ALERTS_MAX = 200;
 
-export const isOpen = (alert: Alert): boolean => alert.active || !alert.acknowledged;
+export const onDesk = (alert: Alert): boolean =>
+  (alert.active || alert.latched || !alert.acknowledged) && !alert.quiet;
 
 export function fromOverview(overview: Overview): Picture {
   return { overview, alerts: new Map(), complete: false, feed: [], told: new Map() };
@@ -53,7 +54,7 @@ export function fromSnapshot(snapshot: Snapshot): Picture {
   return {
     told,
     overview: snapshot.overview,
-    alerts: new Map(snapshot.alerts.filter(isOpen).map((alert) => [alert.id, alert])),
+    alerts: new Map(snapshot.alerts.filter(onDesk).map((alert) => [alert.id, alert])),
     complete: snapshot.alerts.length < SNAPSHOT_ALERTS_MAX,
     feed: newestFirst(items.map(entryOf)),
   };
@@ -82,7 +83,8 @@ export function withDelta(picture: Picture, delta: Delta): Picture {
     // The first word of a device in good order may be a heartbeat: nobody knows what was before.
     return before === undefined ? device.state !== 'normal' : before !== present;
   });
-  const arrived = [...news, ...changed].map(entryOf);
+  // What is quiet leaves the desk, and is no news: a gateway that falls silent mutes hundreds.
+  const arrived = [...news, ...changed.filter((alert) => !alert.quiet)].map(entryOf);
   return {
     ...picture,
     told,
@@ -100,7 +102,7 @@ function mergeAlerts(
   for (const alert of changed) {
     const before = merged.get(alert.id);
     if (before && before.version > alert.version) continue;
-    if (isOpen(alert)) merged.set(alert.id, alert);
+    if (onDesk(alert)) merged.set(alert.id, alert);
     else merged.delete(alert.id);
   }
   return merged;
@@ -134,7 +136,7 @@ function gist(change: DeviceChange): string {
 /** Alerts enter at their latest step, so raising, clearing and acknowledging are three entries. */
 function entryOf(item: DeviceChange | Alert): FeedEntry {
   if (isAlert(item)) {
-    const at = latest(item.raised_at, item.cleared_at, item.acknowledged_at);
+    const at = latest(item.last_raised_at, item.cleared_at, item.acknowledged_at);
     return { id: `${item.id}:${item.version}`, at, what: 'alert', alert: item };
   }
   const at = item.at ?? item.received_at ?? '';

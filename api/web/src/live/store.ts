@@ -124,10 +124,15 @@ function receive(name: string, data: unknown, current: () => boolean): void {
 }
 
 function knows(alert: Alert): boolean {
-  return !alert.active || alert.acknowledged || (picture.value?.alerts.has(alert.id) ?? false);
+  return (
+    alert.quiet ||
+    !alert.active ||
+    alert.acknowledged ||
+    (picture.value?.alerts.has(alert.id) ?? false)
+  );
 }
 
-/** Open alerts are never cut off by a snapshot's limit. */
+/** Alerts of the desk are never cut off by a snapshot's limit. */
 async function fetchAllAlerts(id: string, current: () => boolean): Promise<void> {
   const found: Alert[] = [];
   let cursor: string | null = null;
@@ -136,7 +141,7 @@ async function fetchAllAlerts(id: string, current: () => boolean): Promise<void>
     try {
       answer = await request<Page<Alert>>(
         'GET',
-        `/alerts${query({ area: id, status: 'open', limit: OPEN_PAGE, cursor })}`,
+        `/alerts${query({ area: id, status: 'desk', limit: OPEN_PAGE, cursor })}`,
       );
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;

@@ -24,6 +24,12 @@ export function alertDetail(alert: Pick<Alert, 'rule' | 'params'>): string | nul
   return named(key, '', params);
 }
 
+/** What mutes an alert by design: `gateway:gw-7`, `window:…`. */
+export function causeName(cause: string): string {
+  const [kind = '', id = ''] = cause.split(/:(.*)/);
+  return named(`cause.${kind}`, cause, { id });
+}
+
 export function kindName(kind: string): string {
   return named(`kind.${kind}`, kind);
 }

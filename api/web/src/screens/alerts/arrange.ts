@@ -12,9 +12,9 @@ export function asTab(text: string | undefined): Tab {
 }
 
 /** Every open alert stands in exactly one tab; `history` is where it stands once it is closed. */
-export function tabOf(alert: Pick<Alert, 'active' | 'acknowledged'>): Tab {
+export function tabOf(alert: Pick<Alert, 'active' | 'acknowledged' | 'latched'>): Tab {
   if (alert.active) return alert.acknowledged ? 'acknowledged' : 'unacknowledged';
-  return alert.acknowledged ? 'history' : 'recovered';
+  return alert.acknowledged && !alert.latched ? 'history' : 'recovered';
 }
 
 export function counts(alerts: Iterable<Alert>): Readonly<Record<OpenTab, number>> {

@@ -2,7 +2,7 @@
 /** One alert in full: its facts, what the rule saw, its story, and what can be done. */
 import { useEffect, useState } from 'preact/hooks';
 import { ApiError, request } from '../../api/client';
-import type { Alert, AlertDetail, TimelineEntry } from '../../api/types';
+import type { Alert, AlertDetail, Aside, TimelineEntry } from '../../api/types';
 import { named, t } from '../../i18n';
 import { learn, picture } from '../../live/store';
 import { me } from '../../session';
@@ -13,6 +13,7 @@ import { Age, exact, spanWords, When } from '../../ui/time';
 import {
   alertDetail,
   alertTitle,
+  causeName,
   fieldName,
   kindName,
   placeName,
@@ -152,6 +153,12 @@ function Facts({ alert }: { alert: Alert }) {
             {alert.late && <span class="muted small block">{t('alerts.late_explained')}</span>}
           </dd>
         </div>
+        {alert.repeats > 0 && (
+          <div>
+            <dt>{t('alerts.last_raised_at')}</dt>
+            <dd>{exact(alert.last_raised_at)}</dd>
+          </div>
+        )}
         {alert.cleared_at && (
           <div>
             <dt>{t('alerts.cleared_at')}</dt>
@@ -160,7 +167,7 @@ function Facts({ alert }: { alert: Alert }) {
               <span class="muted small">
                 (
                 {t('alerts.lasted', {
-                  span: spanWords(Date.parse(alert.cleared_at) - Date.parse(alert.raised_at)),
+                  span: spanWords(Date.parse(alert.cleared_at) - Date.parse(alert.last_raised_at)),
                 })}
                 )
               </span>
@@ -176,8 +183,31 @@ function Facts({ alert }: { alert: Alert }) {
             </dd>
           </div>
         )}
+        {alert.shelved && <Put what={t('alerts.shelved')} aside={alert.shelved} />}
+        {alert.out_of_service && (
+          <Put what={t('alerts.out_of_service')} aside={alert.out_of_service} />
+        )}
+        {alert.suppressed_by.length > 0 && (
+          <div>
+            <dt>{t('alerts.suppressed')}</dt>
+            <dd>{alert.suppressed_by.map(causeName).join(' · ')}</dd>
+          </div>
+        )}
       </dl>
     </>
+  );
+}
+
+/** By whom, why and until when: what is put aside without that is forgotten. */
+function Put({ what, aside }: { what: string; aside: Aside }) {
+  return (
+    <div>
+      <dt>{what}</dt>
+      <dd>
+        {t('alerts.until', { when: exact(aside.until) })} · {actorName(aside.by)}
+        <span class="note block">{written(aside.by, aside.reason)}</span>
+      </dd>
+    </div>
   );
 }
 
@@ -205,11 +235,14 @@ function Seen({ alert }: { alert: Alert }) {
   );
 }
 
+/** Reasons that the action itself, its note or its cause tell already. */
+const SAID = new Set(['person_noted', 'put_aside', 'cause']);
+
 function Timeline({ items, alert }: { items: readonly TimelineEntry[]; alert: Alert }) {
   return (
     <ol class="timeline" data-testid="timeline">
-      {items.map((entry) => (
-        <li key={`${entry.at}${entry.action}`} data-action={entry.action}>
+      {items.map((entry, index) => (
+        <li key={`${entry.at}${entry.action}${index}`} data-action={entry.action}>
           <span class="timeline-what">
             <strong>{named(`timeline.${entry.action}`, entry.action)}</strong>
             <span class="muted"> · {actorName(entry.actor)}</span>
@@ -225,14 +258,32 @@ function Timeline({ items, alert }: { items: readonly TimelineEntry[]; alert: Al
               </span>
             )}
           </span>
-          {entry.reason && entry.action !== 'acknowledged' && (
+          {entry.lasted_s !== null && (
+            <span class="muted block">
+              {t('alerts.lasted', { span: spanWords(entry.lasted_s * 1000) })}
+            </span>
+          )}
+          {entry.reason && !SAID.has(entry.reason) && (
             <span class="muted block">{named(`reason.${entry.reason}`, entry.reason)}</span>
           )}
-          {entry.note && <span class="note block">{entry.note}</span>}
+          {typeof entry.params.until === 'string' && (
+            <span class="muted block">
+              {t('alerts.until', { when: exact(entry.params.until) })}
+            </span>
+          )}
+          {typeof entry.params.cause === 'string' && (
+            <span class="muted block">{causeName(entry.params.cause)}</span>
+          )}
+          {entry.note && <span class="note block">{written(entry.actor, entry.note)}</span>}
         </li>
       ))}
     </ol>
   );
+}
+
+/** People write sentences; what shelves a nuisance by itself gives a code. */
+function written(by: string | null, text: string): string {
+  return by === 'hygiene' ? named(`reason.${text}`, text) : text;
 }
 
 function actorName(actor: string | null): string {

@@ -207,7 +207,7 @@ export function OpenList({ tab, filter, alerts, opened, onOpen, onAcknowledge }:
   );
 }
 
-/** Gone from the open alerts means both: recovered and acknowledged. */
+/** Gone from the desk means closed, or put aside: history tells of both. */
 function closed(alert: Alert | undefined): Alert | undefined {
-  return alert && { ...alert, active: false, acknowledged: true };
+  return alert && { ...alert, active: false, acknowledged: true, latched: false };
 }

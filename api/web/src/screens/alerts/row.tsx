@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Alert } from '../../api/types';
+import type { Alert, Aside } from '../../api/types';
+import { formatDateTime } from '../../format';
 import { t } from '../../i18n';
+import { now } from '../../live/store';
 import { usePlace } from '../../navigation';
 import { me } from '../../session';
 import { Icon, kindIcon, SeverityMark } from '../../ui/icons';
-import { Age, When } from '../../ui/time';
-import { alertDetail, alertTitle, placeName, subjectName } from '../../ui/words';
+import { Age, clock, When } from '../../ui/time';
+import { alertDetail, alertTitle, causeName, placeName, subjectName } from '../../ui/words';
 import type { Tab } from './arrange';
 import { mayAcknowledge } from './rights';
 
@@ -96,6 +98,8 @@ export function Row({ alert, moved, opened, onOpen, onAcknowledge }: Props) {
   );
 }
 
+const until = (aside: Aside): string => formatDateTime(aside.until, now.peek(), clock());
+
 interface StateProps {
   readonly alert: Alert;
   readonly moved: Tab | null;
@@ -121,6 +125,25 @@ export function AlertState({ alert, moved, past = false }: StateProps) {
           <Icon name="check" size={12} />
           {t('alerts.acknowledged_by', { who: alert.acknowledged_by ?? t('unit.none') })}
         </span>
+      )}
+      {alert.latched && <span class="chip small">{t('alerts.step.latched')}</span>}
+      {alert.shelved && (
+        <span class="chip small" title={alert.shelved.reason} data-testid="shelved">
+          {t('alerts.step.shelved', { when: until(alert.shelved) })}
+        </span>
+      )}
+      {alert.out_of_service && (
+        <span class="chip small" title={alert.out_of_service.reason}>
+          {t('alerts.step.out_of_service', { when: until(alert.out_of_service) })}
+        </span>
+      )}
+      {alert.suppressed_by.length > 0 && (
+        <span class="chip small" title={alert.suppressed_by.map(causeName).join(' · ')}>
+          {t('alerts.step.suppressed')}
+        </span>
+      )}
+      {alert.repeats > 0 && (
+        <span class="chip small">{t('alerts.step.repeated', { times: alert.repeats })}</span>
       )}
       {alert.late && <span class="chip small">{t('alerts.late')}</span>}
     </>
