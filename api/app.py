@@ -26,6 +26,7 @@ from api import (
     areas,
     auth,
     bins,
+    cases,
     devices,
     health,
     history,
@@ -37,6 +38,7 @@ from api import (
     registry,
     reports,
     roads,
+    shifts,
     states,
     stream,
 )
@@ -154,7 +156,7 @@ def create_app(
     shown = (areas, states, devices, history, bins, incidents, indicators, roads, reports)
     # Before the alerts by id: an export is none.
     desk = (alert_export, alert_actions, alerts)
-    for module in (auth, *shown, *desk, registry, stream):
+    for module in (auth, *shown, *desk, cases, shifts, registry, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)

@@ -196,10 +196,10 @@ class Sampler:
     def _alarm_event(
         self, seen: AlarmSignal, occurrences: dict[AlarmKey, str | None]
     ) -> AlarmEvent:
-        """Return the event with its occurrence: one from the first raise until the restoral.
+        """Return the event with its occurrence: one from the first raise until it is over.
 
-        A raise while raised repeats the occurrence; a test, and a restoral of what was never
-        raised, get one of their own.
+        A raise while raised repeats the occurrence; a test, and a restoral or an abort of what does
+        not stand, get one of their own.
         """
         key = AlarmKey(seen.device, seen.event, seen.zone or "")
         standing = None if seen.phase == "test" else self._occurrences.get(key)
@@ -213,7 +213,7 @@ class Sampler:
         )
         if seen.phase == "raised":
             self._occurrences[key] = occurrences[key] = event.occurrence
-        elif seen.phase == "restored":
+        elif seen.phase in ("restored", "aborted"):
             self._occurrences.pop(key, None)
             occurrences[key] = None
         return event

@@ -23,6 +23,7 @@ from ingest.presence import HEARD_INTERVAL, Watch
 from ingest.rules import Rule
 from ingest.store import (
     alerts,
+    cases,
     cities,
     community_days,
     dead_letters,
@@ -95,6 +96,7 @@ class EventWriter(Writer):
         if told:
             cities.save_status(conn, told)
         self._changed_alerts += alerts.write(conn, self.projection.delta.alerts, now)
+        cases.abort(conn, [item.event for item in fresh if isinstance(item.event, tuple)], now)
 
     def _is_city(self, name: str) -> bool:
         known = self.registry.gateways.get(name)

@@ -7,7 +7,7 @@ not (`rollback`), so memory never runs ahead of the tables.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from operator import attrgetter
 from typing import Any, Final
@@ -15,7 +15,18 @@ from typing import Any, Final
 from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import LiveDevice
-from ingest.alerts import IDLE, Active, Decision, Ending, Pending, Raise, Track, elapse, step
+from ingest.alerts import (
+    IDLE,
+    Active,
+    Clear,
+    Decision,
+    Ending,
+    Pending,
+    Raise,
+    Track,
+    elapse,
+    step,
+)
 from ingest.indicators import lighting, spans
 from ingest.kinds import DEVICE_FAULT, KINDS
 from ingest.kinds.base import Condition, Context
@@ -515,11 +526,13 @@ class Projection:
             condition.holds,
             at,
             on_delay=rule.on_delay if on_delay is None else on_delay,
-            off_delay=rule.off_delay,
+            off_delay=rule.off_delay if condition.ended is None else _NO_DELAY,
             known_until=known_until,
         )
         self._stage(key, before, after)
         for decision in decisions:
+            if condition.ended is not None and isinstance(decision, Clear):
+                decision = replace(decision, reason=condition.ended)
             self._decide(device, rule, key, decision, received_at)
 
     def _let_time_pass(

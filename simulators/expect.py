@@ -112,7 +112,7 @@ def _of(world: World, fault: Fault, evidence: Evidence) -> Iterator[Expected]:
             yield from _told("gate.forced", fault, evidence)
         case FaultKind.GATE_HELD_OPEN:
             yield from _told("gate.held_open", fault, evidence)
-        case FaultKind.ALARM:
+        case FaultKind.ALARM | FaultKind.ALARM_ABORTED:
             yield from _told(f"alarm.{fault.detail}", fault, evidence)
         case FaultKind.DEVICE_DEAD:
             yield from _silent(fault, evidence)

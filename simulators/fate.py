@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from simulators.chance import Draw
-from simulators.faults import Fault, FaultKind
+from simulators.faults import ALARMS, Fault, FaultKind
 from simulators.registry import Device
 from simulators.spans import HOUR, MINUTE, SECOND, Span, covers, seconds
 from simulators.world import World, day_of, day_start, night_of
@@ -48,6 +48,7 @@ _KIND_OF: Final[Mapping[str, str]] = {
     FaultKind.GATE_FORCED: "gate",
     FaultKind.GATE_HELD_OPEN: "gate",
     FaultKind.ALARM: "alarm",
+    FaultKind.ALARM_ABORTED: "alarm",
     FaultKind.ALARM_TEST: "alarm",
     BREAK_IN: "gate",
 }
@@ -136,7 +137,7 @@ class Fate:
 
     def _candidates(self, word: str, community: str, detail: str) -> list[Device]:
         kind = _KIND_OF.get(word)
-        alarm_type = detail if word in {FaultKind.ALARM, FaultKind.ALARM_TEST} else ""
+        alarm_type = detail if word in ALARMS else ""
         return [
             device
             for device in self._world.city.devices
@@ -182,7 +183,7 @@ class Fate:
         kind = FaultKind(word)
         if kind is FaultKind.LAMP_FAULT_CODE:
             detail = detail or draw.pick(FAULT_CODES)
-        elif kind in {FaultKind.ALARM, FaultKind.ALARM_TEST}:
+        elif kind in ALARMS:
             detail = detail or device.detail
         return [Fault(*span, kind, target, detail)]
 
@@ -266,6 +267,7 @@ _SHAPES: Final[Mapping[str, Callable[[World, Device, int, Draw], Span]]] = {
     FaultKind.GATE_FORCED: _in_a_day(5 / 60, 0.5),
     FaultKind.GATE_HELD_OPEN: _in_a_day(5 / 60, 20 / 60),
     FaultKind.ALARM: _in_a_day(10 / 60, 40 / 60),
+    FaultKind.ALARM_ABORTED: _in_a_day(0.5 / 60, 5 / 60),
     FaultKind.ALARM_TEST: _in_a_day(1 / 60, 2 / 60),
     FaultKind.DEVICE_DEAD: _in_a_day(0.75, 2),
     FaultKind.GATEWAY_SILENT: _without_trace,

@@ -8,6 +8,7 @@ live run.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from simulators.spans import Span
 
@@ -24,9 +25,14 @@ class FaultKind(StrEnum):
     GATE_FORCED = "gate_forced"
     GATE_HELD_OPEN = "gate_held_open"
     ALARM = "alarm"  # raised, and restored at the end
+    ALARM_ABORTED = "alarm_aborted"  # raised, and a valid code entered at the end
     ALARM_TEST = "alarm_test"  # nobody may be alerted
     DEVICE_DEAD = "device_dead"  # answers nothing
     GATEWAY_SILENT = "gateway_silent"  # its link is cut; it goes on measuring
+
+
+#: Those of which the detail is an alarm's type.
+ALARMS: Final = frozenset({FaultKind.ALARM, FaultKind.ALARM_ABORTED, FaultKind.ALARM_TEST})
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from edge_agent.kinds.alarm import AlarmType
 from simulators.errors import ScenarioError
 from simulators.fate import LASTS_S, WORDS
-from simulators.faults import FaultKind
+from simulators.faults import ALARMS, FaultKind
 from simulators.registry import COMMUNITIES_MAX
 
 BUILT_IN: Final = Path(__file__).parent / "scenarios"
@@ -119,7 +119,6 @@ def load(file: Path) -> Scenario:
 
 
 _ALARM_TYPES: Final = get_args(AlarmType)
-_ALARMS: Final = {FaultKind.ALARM, FaultKind.ALARM_TEST}
 _CODE: Final = re.compile("[a-z][a-z0-9_]{0,63}")
 
 
@@ -143,7 +142,7 @@ def _unfit(trouble: Trouble) -> Iterator[tuple[str, str]]:
         yield "for_s", f"{trouble.fault} lasts {low:g} to {high:g} s, or it is a close call"
     if not trouble.detail:
         return
-    if trouble.fault in _ALARMS:
+    if trouble.fault in ALARMS:
         if trouble.detail not in _ALARM_TYPES:
             yield "detail", f"expected one of {', '.join(_ALARM_TYPES)}"
     elif trouble.fault != FaultKind.LAMP_FAULT_CODE:

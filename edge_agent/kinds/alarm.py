@@ -24,7 +24,7 @@ AlarmType = Literal[
     "fire_lane_blocked",
     "duress",
 ]
-Phase = Literal["raised", "restored", "test"]
+Phase = Literal["raised", "restored", "test", "aborted"]
 
 
 class AlarmReading(ReadingBase):
@@ -42,8 +42,14 @@ class AlarmEvent(EventBase):
 
     kind: Literal["alarm"] = "alarm"
     event: AlarmType = Field(description="what is reported")
-    phase: Phase = Field(description="test: raised by somebody who tries the detector")
-    occurrence: Id = Field(description="minted on the edge; the same for raised and restored")
+    phase: Phase = Field(
+        description="test: raised by somebody who tries the detector; aborted: a valid code was"
+        " entered after the alarm (SIA DC-09 cancel), which ends it as restored does; servers"
+        " that do not know aborted yet dead-letter it, so update the server before the gateways"
+    )
+    occurrence: Id = Field(
+        description="minted on the edge; the same for raised, restored and aborted"
+    )
     zone: Id | None = Field(default=None, description="the detector's zone or grid cell")
 
 

@@ -37,12 +37,17 @@ def conditions(reading: AlarmReading, context: Context) -> Iterator[Condition]:
 
 
 def event_conditions(event: AlarmEvent) -> Iterator[Condition]:
-    """Yield what the event says to its rule; a test raises nothing."""
-    if event.phase != "test":
-        params = {"zone": event.zone} if event.zone else {}
-        yield Condition(
-            f"alarm.{event.event}", event.phase == "raised", params, key=event.occurrence
-        )
+    """Yield what the event says to its rule; a test raises nothing, and no code ends duress."""
+    if event.phase == "test" or (event.phase, event.event) == ("aborted", "duress"):
+        return
+    params = {"zone": event.zone} if event.zone else {}
+    yield Condition(
+        f"alarm.{event.event}",
+        event.phase == "raised",
+        params,
+        key=event.occurrence,
+        ended="aborted_by_code" if event.phase == "aborted" else None,
+    )
 
 
 KIND = Kind(

@@ -14,8 +14,8 @@ from ingest.rules import Rule, RuleBook
 class Condition(NamedTuple):
     """What one reading or event says to one rule; ``params`` are what a person is told.
 
-    ``until`` is when the condition ends by itself, whatever the device goes on to do. A tuple,
-    because several are made of each reading.
+    ``until`` is when the condition ends by itself, whatever the device goes on to do; ``ended`` is
+    a reason to clear the alert at once. A tuple, because several are made of each reading.
     """
 
     rule: str
@@ -23,6 +23,7 @@ class Condition(NamedTuple):
     params: Mapping[str, float | str | bool | None] = MappingProxyType({})
     key: str = ""
     until: datetime | None = None
+    ended: str | None = None
 
 
 class Context(NamedTuple):

@@ -39,6 +39,7 @@ from ingest.alerts import (
     raised,
 )
 from ingest.rules import Rule
+from ingest.store import cases
 
 # Readings older than this when they arrive raise alerts that say so.
 LATE_AFTER = timedelta(minutes=15)
@@ -154,14 +155,18 @@ def save_pending(
 def write(conn: Connection, changes: Sequence[Change], now: datetime) -> list[tuple[str, UUID]]:
     """Write what rules decided, in order; return ``(community, alert)`` of those that changed."""
     changed: list[tuple[str, UUID]] = []
+    attached: list[tuple[UUID, Change]] = []
     for change in changes:
         match change.decision:
             case Raise():
                 alert = _raise(conn, change, change.decision, now)
+                if alert is not None:
+                    attached.append((alert, change))
             case Clear():
                 alert = _clear(conn, change, change.decision, now)
         if alert is not None:
             changed.append((change.subject.community, alert))
+    cases.attach(conn, attached, now)
     return changed
 
 
@@ -182,6 +187,9 @@ _LATEST: Final = sql.SQL(
           -- What an officer settled is over: what comes then is another.
           AND NOT EXISTS (SELECT FROM incident AS i
                           WHERE i.alert = t.id AND i.disposition <> 'open')
+          AND NOT EXISTS (SELECT FROM case_alert AS m
+                          JOIN alert_case AS c ON c.id = m.case_id
+                          WHERE m.alert = t.id AND c.state <> 'open')
         ORDER BY t.last_raised_at DESC
         LIMIT 1
         FOR UPDATE OF t

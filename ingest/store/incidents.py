@@ -5,7 +5,7 @@ Every change locks the row, asks the pure rules (`ingest.incidents`), writes rec
 and has the days it touches computed anew, all in one transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, LiteralString
@@ -22,6 +22,7 @@ from ingest.incidents import AlertFacts, Incident, Site
 from ingest.indicators.officers import Situation
 from ingest.indicators.security import Alarm, Case, Category, Disposition
 from ingest.indicators.spans import Span, day_span, from_us
+from ingest.store.cases import follow
 from ingest.store.population import Population
 
 # Why a day is computed anew.
@@ -144,6 +145,15 @@ async def report(
             "note": (None, incident.note),
         }
         await _tell(conn, made, now, actor, "reported", reason, told, incident.version)
+        await follow(
+            conn,
+            made,
+            incident.alert,
+            incident.disposition,
+            actor=actor,
+            reason=reason,
+            now=now,
+        )
         await _restate(conn, incident)
     return made
 
@@ -208,6 +218,16 @@ async def change(
         except errors.UniqueViolation:
             raise AlertTaken(str(before.alert)) from None
         await _tell(conn, incident, now, actor, "changed", reason, changed.changes, after.version)
+        if after.disposition != before.disposition:
+            await follow(
+                conn,
+                incident,
+                after.alert,
+                after.disposition,
+                actor=actor,
+                reason=reason,
+                now=now,
+            )
         await _restate(conn, before, after)
 
 
@@ -331,11 +351,21 @@ async def _restate(conn: AsyncConnection, *records: Incident) -> None:
         SELECT t.community, o.received_at
         FROM alert_occurrence AS o
         JOIN alert AS t ON t.id = o.alert
-        WHERE t.id = ANY (%s)
+        WHERE t.id = ANY (%(alerts)s)
+           -- Alerts of one case are settled with the record of one of them.
+           OR t.id IN (SELECT m.alert
+                       FROM case_alert AS m
+                       JOIN case_alert AS s ON s.case_id = m.case_id
+                       WHERE s.alert = ANY (%(alerts)s))
         """,
-        ([record.alert for record in records if record.alert is not None],),
+        {"alerts": [record.alert for record in records if record.alert is not None]},
     )
     days.update([(community, at) async for community, at in cursor])
+    await mark_days(conn, days)
+
+
+async def mark_days(conn: AsyncConnection, days: Collection[tuple[str, datetime]]) -> None:
+    """Have the days of some communities computed anew that hold some instants."""
     cursor = await conn.execute(
         "SELECT area, time_zone FROM area WHERE area = ANY (%s)",
         ([community for community, _ in days],),
@@ -458,10 +488,14 @@ _ALARMS: Final[LiteralString] = """
     JOIN alert AS t ON t.id = o.alert
     JOIN area AS a ON a.area = t.area
     LEFT JOIN LATERAL (
-        -- The one that stands for the alert; where none does, the last that was dismissed.
+        -- The one that stands for the alert, or for its case; where none does, the last that was
+        -- dismissed.
         SELECT i.disposition FROM incident AS i
         WHERE i.alert = t.id
-        ORDER BY i.disposition IN ('duplicate', 'withdrawn'), i.changed_at DESC, i.id DESC
+           OR i.id = (SELECT c.incident FROM case_alert AS m
+                      JOIN alert_case AS c ON c.id = m.case_id WHERE m.alert = t.id)
+        ORDER BY i.disposition IN ('duplicate', 'withdrawn'),
+                 i.alert IS NOT DISTINCT FROM t.id DESC, i.changed_at DESC, i.id DESC
         LIMIT 1
     ) AS i ON true{lay}
     WHERE o.received_at >= %(start)s AND o.received_at < %(end)s

@@ -4,7 +4,7 @@
 from typing import Final, NamedTuple, cast
 
 from edge_agent.kinds.alarm import AlarmReading, AlarmSignal, AlarmType, Phase
-from simulators.faults import FaultKind
+from simulators.faults import ALARMS, FaultKind
 from simulators.kinds.base import Entry, Holding, Timeline, VirtualDriver
 from simulators.registry import Device
 from simulators.spans import HOUR, Span, instant
@@ -42,13 +42,14 @@ class AlarmTimeline(Timeline[AlarmState, Signal]):
         draw = self.world.draw("alarm", self.device.device, number)
         if draw.chance(_TESTED_A_DAY):
             signals.append((span[0] + int(draw.between(9, 17) * HOUR), Signal(self._type, "test")))
-        for fault in self.during(FaultKind.ALARM, FaultKind.ALARM_TEST):
+        for fault in self.during(*ALARMS):
             alarm: AlarmType = cast("AlarmType", fault.detail or self._type)
-            if fault.kind is FaultKind.ALARM:
-                signals.append((fault.from_us, Signal(alarm, "raised")))
-                signals.append((fault.to_us, Signal(alarm, "restored")))
-            else:
+            if fault.kind is FaultKind.ALARM_TEST:
                 signals.append((fault.from_us, Signal(alarm, "test")))
+                continue
+            over: Phase = "restored" if fault.kind is FaultKind.ALARM else "aborted"
+            signals.append((fault.from_us, Signal(alarm, "raised")))
+            signals.append((fault.to_us, Signal(alarm, over)))
         signals.sort()
         inside = [(at, signal) for at, signal in signals if span[0] <= at < span[1]]
         return AlarmState(), [Entry(at, None, signal) for at, signal in inside]

@@ -131,8 +131,8 @@ async def running(dsn: str, broker: Broker, **changes: object) -> AsyncGenerator
 def city_template(database_server: Postgres, database_template: str) -> str:
     """The name of a database with the city in it, to be cloned."""
     name = "api_city"
-    _clone(database_server, database_template, name)
-    with psycopg.connect(_dsn(database_server, name)) as conn:
+    clone(database_server, database_template, name)
+    with psycopg.connect(dsn_of(database_server, name)) as conn:
         seed(conn)
     return name
 
@@ -141,8 +141,8 @@ def city_template(database_server: Postgres, database_template: str) -> str:
 async def city(database_server: Postgres, city_template: str, broker: Broker) -> AsyncIterator[Api]:
     """The api over a city that no test changes."""
     name = "api_shared"
-    _clone(database_server, city_template, name)
-    async with running(_dsn(database_server, name), broker) as api:
+    clone(database_server, city_template, name)
+    async with running(dsn_of(database_server, name), broker) as api:
         yield api
 
 
@@ -163,18 +163,18 @@ async def module_city(
 def city_database(database_server: Postgres, database_template: str) -> str:
     """The DSN of a city seeded at the real time, that no test changes."""
     name = "api_now"
-    _clone(database_server, database_template, name)
-    with psycopg.connect(_dsn(database_server, name)) as conn:
+    clone(database_server, database_template, name)
+    with psycopg.connect(dsn_of(database_server, name)) as conn:
         seed(conn, datetime.now(UTC))
-    return _dsn(database_server, name)
+    return dsn_of(database_server, name)
 
 
 @pytest.fixture
 def own_database(database_server: Postgres, city_template: str) -> Iterator[str]:
     """The DSN of a city of the test's own."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _clone(database_server, city_template, name)
-    yield _dsn(database_server, name)
+    clone(database_server, city_template, name)
+    yield dsn_of(database_server, name)
     with psycopg.connect(database_server.dsn(), autocommit=True) as conn:
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -186,11 +186,11 @@ async def own_city(own_database: str, broker: Broker) -> AsyncIterator[Api]:
         yield api
 
 
-def _dsn(server: Postgres, name: str) -> str:
+def dsn_of(server: Postgres, name: str) -> str:
     return f"host={HOST} port={server.port} dbname={name} user={OWNER} password={PASSWORD}"
 
 
-def _clone(server: Postgres, template: str, name: str) -> None:
+def clone(server: Postgres, template: str, name: str) -> None:
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         conn.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(

@@ -217,6 +217,11 @@ Signals = list[tuple[AlarmType, Phase]]
             ["o-1", "o-2", "o-1"],
             id="test-while-raised-ends-nothing",
         ),
+        pytest.param(
+            [("panic", "raised"), ("panic", "aborted"), ("panic", "restored"), ("panic", "raised")],
+            ["o-1", "o-1", "o-2", "o-3"],
+            id="a-code-ends-an-alarm",
+        ),
         pytest.param([("smoke", "restored")], ["o-1"], id="restored-without-raise"),
     ],
 )

@@ -436,7 +436,7 @@ async def test_alert_has_one_record_and_duplicates(town: Town) -> None:
     [
         "DELETE FROM incident",
         "DELETE FROM incident WHERE false",
-        "TRUNCATE incident, incident_history",
+        "TRUNCATE incident, incident_history CASCADE",
         "DELETE FROM incident_history",
         "UPDATE incident_history SET actor = 'nobody'",
     ],

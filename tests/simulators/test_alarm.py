@@ -26,6 +26,15 @@ def test_raised_and_restored_in_its_cell() -> None:
     ]
 
 
+def test_a_code_ends_an_alarm() -> None:
+    one = fault(FaultKind.ALARM_ABORTED, SMOKE, NOON + HOUR, 120, "intrusion")
+    told = signals(live_through(world([one]), SMOKE, [NOON, NOON + 3 * HOUR]))
+    assert [(micros(seen.at), seen.event, seen.phase) for seen in told] == [
+        (one.from_us, "intrusion", "raised"),
+        (one.to_us, "intrusion", "aborted"),
+    ]
+
+
 def test_a_detector_can_be_tampered_with() -> None:
     one = fault(FaultKind.ALARM, SMOKE, NOON + HOUR, 900, "tamper")
     told = signals(live_through(world([one]), SMOKE, [NOON, NOON + 3 * HOUR]))

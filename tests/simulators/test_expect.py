@@ -125,6 +125,7 @@ def test_the_first_reading_raises(kind: FaultKind, name: str, rule: str) -> None
         (FaultKind.GATE_HELD_OPEN, GATE, "", "gate.held_open"),
         (FaultKind.ALARM, ALARM, "smoke", "alarm.smoke"),
         (FaultKind.ALARM, ALARM, "tamper", "alarm.tamper"),
+        (FaultKind.ALARM_ABORTED, ALARM, "intrusion", "alarm.intrusion"),
     ],
 )
 def test_an_event_raises(kind: FaultKind, name: str, detail: str, rule: str) -> None:
