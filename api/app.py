@@ -41,6 +41,7 @@ from api import (
     shifts,
     states,
     stream,
+    windows,
 )
 from api.attempts import Attempts
 from api.config import Config
@@ -156,7 +157,7 @@ def create_app(
     shown = (areas, states, devices, history, bins, incidents, indicators, roads, reports)
     # Before the alerts by id: an export is none.
     desk = (alert_export, alert_actions, alerts)
-    for module in (auth, *shown, *desk, cases, shifts, registry, stream):
+    for module in (auth, *shown, *desk, cases, shifts, registry, stream, windows):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)

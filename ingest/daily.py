@@ -30,6 +30,7 @@ from ingest.store import (
     device_durations,
     devices,
     driver_errors,
+    exclusions,
     road_nights,
 )
 from ingest.store.area_days import Status
@@ -112,7 +113,7 @@ class DailyKeeper:
             begun = time.thread_time()
 
     def keep(self, conn: psycopg.Connection, now: datetime) -> int:
-        """Do what is due at ``now``; return how many days were computed."""
+        """Do what is due at ``now``; return how much that was: days computed, marks made."""
         registry = self._registry()
         with driver_errors():
             if registry.revision != devices.registry_revision(conn):
@@ -133,6 +134,7 @@ class DailyKeeper:
                 for key, since in self._failed.items()
                 if now - FAILED_INTERVAL < since <= now
             }
+            marked = exclusions.restate(conn)
             until = self._indexed.until(conn, now)
             due = community_days.due(
                 conn, now, _AT_ONCE, running=self._interval, besides=self._failed, until=until
@@ -142,7 +144,7 @@ class DailyKeeper:
                     break
                 self._keep_one(conn, day, now, until)
         metrics.DAYS_FAILED.set(len(self._failed))
-        return len(due)
+        return len(due) + marked
 
     def _missed(self, conn: psycopg.Connection, now: datetime) -> dict[DayKey, datetime]:
         """Return the days that went by while nobody opened them: unknown, but due all the same."""

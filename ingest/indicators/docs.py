@@ -43,6 +43,8 @@ shows them one click from each number.
   counted, all whole numbers, so that sums are exact in any order. Times of devices are kept one by
   one, with a tally of their sum; times of alarms and repairs, and whether repairs were in time, are
   read from the alerts themselves, for what is open changes with the clock.
+- Time of accepted maintenance, by device or by a window on any node of the tree, does not count
+  and stands beside the number as **excluded**, by reason; docs/registry.md says who may set one.
 - A day is **provisional** until an hour after its end, then **final**. What comes later (a late
   reading, a corrected registry, a settled incident) restates it: the **revision** grows and what
   stood there before is kept with the reason.

@@ -39,7 +39,7 @@ from ingest.alerts import (
     raised,
 )
 from ingest.rules import Rule
-from ingest.store import cases
+from ingest.store import cases, windows
 
 # Readings older than this when they arrive raise alerts that say so.
 LATE_AFTER = timedelta(minutes=15)
@@ -155,18 +155,20 @@ def save_pending(
 def write(conn: Connection, changes: Sequence[Change], now: datetime) -> list[tuple[str, UUID]]:
     """Write what rules decided, in order; return ``(community, alert)`` of those that changed."""
     changed: list[tuple[str, UUID]] = []
-    attached: list[tuple[UUID, Change]] = []
+    raised_now: list[tuple[UUID, Change]] = []
     for change in changes:
         match change.decision:
             case Raise():
                 alert = _raise(conn, change, change.decision, now)
                 if alert is not None:
-                    attached.append((alert, change))
+                    raised_now.append((alert, change))
             case Clear():
                 alert = _clear(conn, change, change.decision, now)
         if alert is not None:
             changed.append((change.subject.community, alert))
-    cases.attach(conn, attached, now)
+    windows.mute(conn, [(alert, change.subject) for alert, change in raised_now], now)
+    # Last: what is kept from the desk opens no case.
+    cases.attach(conn, raised_now, now)
     return changed
 
 

@@ -211,6 +211,11 @@ def known(conn: Connection, first: date, end: date) -> list[DayKey]:
               AND NOT EXISTS (
                   SELECT FROM raw_kept AS k
                   WHERE k.domain = c.domain AND c.ends_at - interval '25 hours' < k.since)
+              -- A window of maintenance was changed, and its days are being marked.
+              AND NOT EXISTS (
+                  SELECT FROM maintenance_window AS w
+                  WHERE NOT isempty(w.restate)
+                    AND w.restate && tstzrange(c.ends_at - interval '25 hours', c.ends_at))
             ORDER BY day, domain, community
             """,
             (first, end),

@@ -15,6 +15,8 @@ from pydantic_core import to_json
 
 from ingest.indicators import lighting, spans
 from ingest.kinds.base import Table
+from ingest.store import exclusions
+from ingest.store.exclusions import Stood
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ def load_registry(
                 if owns(gateway.gateway)
             ]
         past = _load_past(conn)
+        excluded = exclusions.load(conn)
         # What many devices have in common is held once: a city's are a million.
         once = _Once()
         devices: dict[str, Device] = {}
@@ -200,7 +203,8 @@ def load_registry(
             ([gateway.gateway for gateway in gateways],),
             progress,
         ):
-            devices[row[1]] = past.add_history(_device(row, once))
+            out = excluded.of(row[1], area=row[5], gateway=row[3], past=past.stood(row[0]))
+            devices[row[1]] = past.add_history(_device(row, once, out))
     return Registry(revision, {gateway.gateway: gateway for gateway in gateways}, devices)
 
 
@@ -226,7 +230,8 @@ class _Once(dict[Any, Any]):
         return value
 
 
-def _device(row: Sequence[Any], once: _Once) -> Device:
+def _device(row: Sequence[Any], once: _Once, out: tuple[spans.Span, ...]) -> Device:
+    """Return a device; windows of maintenance take ``out`` of it."""
     (
         device_id, device, kind, gateway, community, area, life,
         period_s, rated_power_w, programme, road, in_service_from, registered_at,
@@ -246,9 +251,13 @@ def _device(row: Sequence[Any], once: _Once) -> Device:
         once[lighting.Place(latitude or 0.0, longitude or 0.0, time_zone)],
         spans.to_us(in_service_from),
         0 if registered_at is None else spans.to_us(registered_at),
-        tuple((spans.to_us(start), spans.to_us(end)) for start, end in maintenance),
+        once[tuple(sorted({*out, *_spans(maintenance)}))] if maintenance else out,
         road,
     )
+
+
+def _spans(pairs: Sequence[tuple[datetime, datetime]]) -> Iterator[spans.Span]:
+    return ((spans.to_us(start), spans.to_us(end)) for start, end in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +295,11 @@ class _Past:
 
     versions: Mapping[int, Sequence[_Version]]
     places: Mapping[str, Sequence[tuple[int, lighting.Place]]]
+
+    def stood(self, device_id: int) -> list[Stood]:
+        """Return where a device stood before."""
+        closed = self.versions.get(device_id, ())
+        return [Stood(version.until_us, version.area, version.gateway) for version in closed]
 
     def add_history(self, device: Device) -> Device:
         """Return the device with its history; the same object where it has none."""

@@ -81,6 +81,11 @@ _FAULTS: Final[LiteralString] = """
                WHEN v.life = 'maintenance' OR EXISTS (
                        SELECT FROM maintenance AS m
                        WHERE m.device_id = d.id AND m.during @> o.raised_at)
+                   OR EXISTS (
+                       SELECT FROM maintenance_window AS w
+                       WHERE w.during @> o.raised_at
+                         AND (w.device = t.device OR w.gateway = v.gateway
+                              OR lies_in(av.path, w.area)))
                    THEN 'maintenance'
            END AS excluded
     FROM alert_occurrence AS o
@@ -91,6 +96,7 @@ _FAULTS: Final[LiteralString] = """
         AND l.until > (o.raised_at AT TIME ZONE a.time_zone)::date
     JOIN device AS d ON d.device = t.device
     LEFT JOIN device_version AS v ON v.device_id = d.id AND v.during @> o.raised_at
+    LEFT JOIN area_version AS av ON av.area = v.area AND av.during @> o.raised_at
     WHERE o.rule = 'device.fault'
       AND o.raised_at >= %(start)s AND o.raised_at < %(end)s
       AND l.path ~ ('*.' || subpath(%(area)s::ltree, -1)::text || '.*')::lquery

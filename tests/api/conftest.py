@@ -60,6 +60,8 @@ INCIDENTS = {
     "test": uuid.UUID(int=14),
     "foreign": uuid.UUID(int=15),
 }
+# Planned for a month ahead.
+WINDOWS = {"c01": uuid.UUID(int=21), "c02": uuid.UUID(int=22)}
 
 
 class Watch:
@@ -152,8 +154,8 @@ async def module_city(
 ) -> AsyncIterator[Api]:
     """The api over a city that the tests of a module add to; each asks for its own things."""
     name = f"module_{uuid.uuid4().hex[:12]}"
-    _clone(database_server, city_template, name)
-    async with running(_dsn(database_server, name), broker) as api:
+    clone(database_server, city_template, name)
+    async with running(dsn_of(database_server, name), broker) as api:
         yield api
     with psycopg.connect(database_server.dsn(), autocommit=True) as conn:
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -212,6 +214,15 @@ def seed(conn: psycopg.Connection, now: datetime = NOW) -> None:
     _lamp_nights(conn, shift)
     _alerts(conn, now)
     _incidents(conn, now)
+    for community, window in WINDOWS.items():
+        conn.execute(
+            """
+            INSERT INTO maintenance_window (id, area, begins_at, ends_at, reason, created_by,
+                                            created_at, changed_at)
+            VALUES (%s, %s, %s, %s, 'paint', 'seed', %s, %s)
+            """,
+            (window, community, now + timedelta(days=30), now + timedelta(days=31), now, now),
+        )
 
 
 def _areas(conn: psycopg.Connection) -> None:

@@ -15,7 +15,7 @@ from httpx2 import Response
 
 from api.auth import Allow, Policy
 from api.scope import ROLES, Role
-from tests.api.conftest import ALERTS, INCIDENTS, NOW, PEOPLE, Api
+from tests.api.conftest import ALERTS, INCIDENTS, NOW, PEOPLE, WINDOWS, Api
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Call:
 
 
 OFFICERS: frozenset[Role] = frozenset({"admin", "police"})
+MANAGERS: frozenset[Role] = frozenset({"admin", "property"})
 YEAR = "from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z"
 
 
@@ -42,6 +43,9 @@ def calls(community: str) -> list[Call]:
     incident = INCIDENTS["open" if community == "c01" else "foreign"]
     lamp, cell = f"{community}-lamp-001", f"{community}-g01"
     out = {"until": "2026-11-22T00:00:00Z", "reason": "x"}
+    window = WINDOWS[community]
+    tomorrow = {"begins_at": "2026-11-22T00:00:00Z", "ends_at": "2026-11-23T00:00:00Z"}
+    plan = {"area": cell, "reason": "new heads", **tomorrow}
     report = {"category": "fraud", "area": cell, "occurred_at": "2026-11-20T00:00:00Z"}
     return [
         Call("getAreaOverview", "GET", f"/areas/{community}/overview"),
@@ -80,6 +84,17 @@ def calls(community: str) -> list[Call]:
             {"category": "other", "reason": "seen"},
             OFFICERS,
         ),
+        Call("listWindows", "GET", f"/windows?area={community}"),
+        Call("getWindow", "GET", f"/windows/{window}"),
+        Call("createWindow", "POST", "/windows", plan, MANAGERS, 201, 422),
+        Call(
+            "changeWindow",
+            "PATCH",
+            f"/windows/{window}",
+            {"begins_at": "2026-12-21T03:00:00Z", "reason": "rain"},
+            MANAGERS,
+        ),
+        Call("cancelWindow", "POST", f"/windows/{window}/cancel", {"reason": "rain"}, MANAGERS),
     ]
 
 
@@ -160,7 +175,7 @@ async def test_own_area_is_changed(own_city: Api, call: Call, who: str) -> None:
 async def test_other_area_is_like_a_missing_one(city: Api, call: Call, who: str) -> None:
     foreign = await _make(city, call, who)
     path, body = call.path.replace("c02", "c99"), call.body
-    for known in (ALERTS["foreign"], INCIDENTS["foreign"]):
+    for known in (ALERTS["foreign"], INCIDENTS["foreign"], WINDOWS["c02"]):
         path = path.replace(str(known), str(uuid.UUID(int=0xFFFF)))
     if body is not None and "area" in body:
         body = {**body, "area": "c99-g01"}
