@@ -71,6 +71,10 @@ PING_EVERY_S: Final = 15.0
 RIGHTS_EVERY_S: Final = 5.0
 # Longer than any statement of ingest may run: an alert committed late is still found.
 _ALERT_OVERLAP: Final = timedelta(seconds=60)
+# Alerts also move without a message: by time, by design, by people at another process. Each second
+# the last few are asked for; what was committed even later, the next reconciliation finds.
+ALERTS_EVERY_S: Final = 1.0
+_ALERT_RECENT: Final = timedelta(seconds=5)
 # A channel nobody watches any more is kept so long, for those who come back.
 _LINGER_S: Final = 120.0
 _ALERTS_KNOWN_MAX: Final = 10_000
@@ -289,6 +293,7 @@ class Hub:
             group.create_task(self._topic.run(), name="live-topic")
             group.create_task(self._reconcile_for_ever(), name="live-reconcile")
             group.create_task(self._tell_alerts_for_ever(), name="live-alerts")
+            group.create_task(self._look_for_alerts_for_ever(), name="live-alerts-moved")
             group.create_task(self._tick_for_ever(), name="live-tick")
             group.create_task(self._overview_for_ever(), name="live-overview")
             group.create_task(self._rights_for_ever(), name="live-rights")
@@ -556,21 +561,32 @@ class Hub:
         async with self._pool.connection() as conn:
             healed = await self._read_communities(conn, list(self._channels.values()))
             if self._alerts_missed:
-                cursor = await conn.execute(
-                    "SELECT id, version FROM alert WHERE changed_at > %s",
-                    (self._clock() - _ALERT_OVERLAP,),
-                )
-                late = {
-                    alert
-                    async for alert, version in cursor
-                    if self._alerts_told.get(alert) != version
-                }
+                late = await self._untold(conn, self._clock() - _ALERT_OVERLAP)
                 self._alerts_missed = False
         self._metrics.live_healed.labels("device").inc(healed)
         self._metrics.live_healed.labels("alert").inc(len(late))
         if late:
             self._alert_ids |= late
             self._alerts_wanted.set()
+
+    async def _untold(self, conn: Connection, since: datetime) -> set[UUID]:
+        """Return the alerts that changed since then and of which nobody was told yet."""
+        cursor = await conn.execute("SELECT id, version FROM alert WHERE changed_at > %s", (since,))
+        return {alert async for alert, version in cursor if self._alerts_told.get(alert) != version}
+
+    async def _look_for_alerts_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(ALERTS_EVERY_S)
+            if not self._channels:
+                continue
+            try:
+                async with self._pool.connection() as conn:
+                    moved = await self._untold(conn, self._clock() - _ALERT_RECENT)
+            except _DATABASE_ERRORS:
+                continue  # reconciling says so, and finds what was missed
+            if moved:
+                self._alert_ids |= moved
+                self._alerts_wanted.set()
 
     def _forget_unwatched(self) -> None:
         now_s = asyncio.get_running_loop().time()

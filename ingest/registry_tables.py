@@ -27,6 +27,8 @@ TEXT_LENGTH_MAX: Final = 200
 PROBLEMS_MAX: Final = 1_000
 # Lamp posts may be old; before this a date is a slip.
 DAY_YEAR_MIN: Final = 1950
+# A code that somebody else gave a thing.
+CODE_PATTERN: Final = r"^[0-9A-Za-z][0-9A-Za-z./_-]{0,63}$"
 # What a spreadsheet takes for a formula, and how it is told that it is none (see `quote`).
 _FORMULA: Final = ("=", "+", "-", "@")
 _QUOTED: Final = re.compile(r"'+[=+\-@]")
@@ -311,7 +313,7 @@ DEVICES: Final = Table(
         Column("rated_power_w", _number(0, 5_000, above=True), "float8"),
         Column("programme", _programme, "text"),
         # The facility register: for people, none of it decides what is counted but the road.
-        Column("component_code", _matching(r"^[0-9A-Za-z][0-9A-Za-z./_-]{0,63}$"), "text"),
+        Column("component_code", _matching(CODE_PATTERN), "text"),
         Column("owner", _text, "text"),
         Column("maker", _text, "text"),
         Column("model", _text, "text"),
@@ -319,6 +321,7 @@ DEVICES: Final = Table(
         Column("installed_on", parse_day, "date"),
         Column("warranty_until", parse_day, "date"),
         Column("road", _text, "text"),
+        Column("circuit", _matching(CODE_PATTERN), "text"),
     ),
 )
 POPULATION: Final = Table(

@@ -21,6 +21,7 @@ from psycopg import pq
 from edge_agent.messages import AnyLane
 from ingest import failpoints, metrics, migrate
 from ingest.aggregates import AggregateWriter
+from ingest.alert_keeper import AlertKeeper
 from ingest.config import Config
 from ingest.consumer import PACKET_BYTES_MAX, Consumer, Subscription
 from ingest.daily import DailyKeeper
@@ -39,7 +40,7 @@ from ingest.writer import Common, FlushLimits, Writer
 
 log = logging.getLogger(__name__)
 
-Keeper = DailyKeeper | StorageKeeper | FederationKeeper
+Keeper = DailyKeeper | StorageKeeper | FederationKeeper | AlertKeeper
 _WATCH_INTERVAL_S: Final = 0.5
 _GARBAGE_AT: Final = 100_000
 _STOP_S: Final = 5.0
@@ -88,6 +89,7 @@ def run(config: Config) -> None:
                 latest = lambda: lane.registry  # noqa: E731 - all of it is in memory already
             keepers["days"] = DailyKeeper(config.database.dsn, latest)
             keepers["storage"] = _storage(config)
+            keepers["alerts"] = AlertKeeper(config.database.dsn, rules)
             if config.province is not None:
                 keepers["federation"] = FederationKeeper(config.database.dsn, config.province)
         _work(config, writers, keepers)

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from ingest import hygiene
 from ingest.kinds import alarm, bin, gate, lamp
 from ingest.kinds.base import Kind
 from ingest.rules import Rule
@@ -22,6 +23,10 @@ GATEWAY_REFUSED: Final = Rule(id="gateway.refused", severity="major")
 # Messages that are missing below stored ones, and messages that will never come.
 STREAM_HOLE: Final = Rule(id="stream.hole", severity="minor", on_delay_s=60)
 STREAM_LOST: Final = Rule(id="stream.lost", severity="major")
+# One cause behind many: half of a circuit's lamps, more alerts than a desk can take
+# (`ingest.hygiene`).
+CIRCUIT_DARK: Final = Rule(id=hygiene.CIRCUIT_DARK, severity="major")
+ALERTS_FLOOD: Final = Rule(id=hygiene.FLOOD, severity="major")
 
 DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     *(rule for kind in KINDS.values() for rule in kind.rules),
@@ -32,4 +37,6 @@ DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     GATEWAY_REFUSED,
     STREAM_HOLE,
     STREAM_LOST,
+    CIRCUIT_DARK,
+    ALERTS_FLOOD,
 )

@@ -17,6 +17,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
+from ingest import hygiene
 from ingest.alerts import (
     Acknowledge,
     Action,
@@ -40,6 +41,7 @@ from ingest.alerts import (
 )
 from ingest.rules import Rule
 from ingest.store import cases, windows
+from ingest.store.hygiene import causes
 
 # Readings older than this when they arrive raise alerts that say so.
 LATE_AFTER = timedelta(minutes=15)
@@ -166,10 +168,20 @@ def write(conn: Connection, changes: Sequence[Change], now: datetime) -> list[tu
                 alert = _clear(conn, change, change.decision, now)
         if alert is not None:
             changed.append((change.subject.community, alert))
-    windows.mute(conn, [(alert, change.subject) for alert, change in raised_now], now)
+    _mute(conn, raised_now, now)
     # Last: what is kept from the desk opens no case.
     cases.attach(conn, raised_now, now)
     return changed
+
+
+def _mute(conn: Connection, raised_now: Sequence[tuple[UUID, Change]], now: datetime) -> None:
+    """Let what has a known cause step back behind it before anybody is told."""
+    mutable = [alert for alert, change in raised_now if hygiene.may_mute(change.rule)]
+    if mutable:
+        for muting in causes(conn, mutable):
+            for action in muting.actions(now):
+                move(conn, muting.id, action, now)
+    windows.mute(conn, [(alert, change.subject) for alert, change in raised_now], now)
 
 
 # As `_alert` takes them.
@@ -210,6 +222,13 @@ _STANDING: Final = sql.SQL(
 _LOCKED: Final = sql.SQL("SELECT {flags} FROM alert AS t WHERE t.id = %s FOR UPDATE").format(
     flags=_FLAGS
 )
+_FREE: Final = sql.SQL(
+    """
+    SELECT t.id, t.community, {flags} FROM alert AS t WHERE t.id = ANY (%s)
+    ORDER BY t.id
+    FOR UPDATE SKIP LOCKED
+    """
+).format(flags=_FLAGS)
 _LOCKED_FOR: Final = sql.SQL(
     """
             SELECT {flags}
@@ -364,7 +383,10 @@ def _clear(conn: Connection, change: Change, decision: Clear, now: datetime) -> 
         return None
     alert, occurrence, *flags = row
     conn.execute(
-        "UPDATE alert_occurrence SET active = false, cleared_at = %s WHERE id = %s",
+        """
+        UPDATE alert_occurrence SET active = false, cleared_at = %s, looked = false
+        WHERE id = %s
+        """,
         (decision.at, occurrence),
     )
     after = apply(_alert(flags), decision, latching=change.rule.latching)
@@ -392,6 +414,41 @@ def move(conn: Connection, alert: UUID, action: Action, now: datetime) -> Alert 
     _update(conn, alert, after, now)
     _tell(conn, alert, action)
     return after
+
+
+def move_free(
+    conn: Connection, moves: Mapping[UUID, Sequence[Action]], now: datetime
+) -> tuple[list[tuple[str, UUID]], bool]:
+    """Let the design move alerts that nobody else is moving, within the caller's transaction.
+
+    It waits for no other transaction, so it cannot be in a deadlock with one.
+
+    Returns:
+        ``(community, alert)`` of those that changed, and whether all were free.
+
+    Raises:
+        ingest.alerts.Refused: The machine forbids one of the moves.
+    """
+    rows = conn.execute(_FREE, (list(moves),)).fetchall()
+    changed: list[tuple[str, UUID]] = []
+    updates: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
+    for alert, community, *flags in rows:
+        before = after = _alert(flags)
+        for action in moves[alert]:
+            try:
+                after = apply(after, action)
+            except AlreadyDone:
+                continue
+            entries.append(_entry(alert, action))
+        if after is not before:
+            updates.append(_columns(after, now) | {"id": alert})
+            changed.append((community, alert))
+    if updates:
+        with conn.cursor() as cursor:
+            cursor.executemany(_UPDATE, updates)
+            cursor.executemany(_TELL, entries)
+    return changed, len(rows) == len(moves)
 
 
 def _update(conn: Connection, alert: UUID, after: Alert, now: datetime) -> None:

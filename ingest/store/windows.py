@@ -332,18 +332,26 @@ def reconcile(
         at_once: How many each way at most; the others are left to the next time.
 
     Returns:
-        ``(community, alert)`` of those that changed.
+        ``(community, alert)`` of those that changed; without windows it is two index probes.
     """
-    to_mute = _to_mute(conn, now, at_once)
+    begun, muted = conn.execute(
+        """
+        SELECT EXISTS (SELECT FROM maintenance_window WHERE during @> %s AND NOT muted),
+               EXISTS (SELECT FROM alert
+                       WHERE (active OR latched) AND muted_by_window(suppressed_by))
+        """,
+        (now,),
+    ).fetchone() or (False, False)
     changed: list[tuple[str, UUID]] = []
-    found = [*to_mute, *_to_bring_back(conn, now, at_once)]
+    to_mute = _to_mute(conn, now, at_once) if begun else []
+    found = [*to_mute, *(_to_bring_back(conn, now, at_once) if muted else ())]
     for community, alert, action in sorted(found, key=lambda one: one[1]):
         with conn.transaction():
             # Lost by a crash it is done again: nobody need wait for the disk.
             conn.execute("SET LOCAL synchronous_commit TO off")
             if alerts.move(conn, alert, action, now) is not None:
                 changed.append((community, alert))
-    if len(to_mute) < at_once:
+    if begun and len(to_mute) < at_once:
         conn.execute(
             """
             UPDATE maintenance_window
@@ -357,12 +365,7 @@ def reconcile(
 
 
 def _to_mute(conn: Connection, now: datetime, at_once: int) -> list[tuple[str, UUID, Action]]:
-    """Return what stands under windows that began lately; without any it is one index probe."""
-    begun = conn.execute(
-        "SELECT FROM maintenance_window WHERE during @> %s AND NOT muted LIMIT 1", (now,)
-    ).fetchone()
-    if begun is None:
-        return []
+    """Return what stands under windows that began lately."""
     rows = conn.execute(
         """
         WITH w AS MATERIALIZED (

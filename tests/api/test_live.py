@@ -24,7 +24,15 @@ from api.places import Place
 from api.scope import Scope
 from deploy.services import Postgres
 from edge_agent.messages import Live
-from tests.api.conftest import ALERTS, SECRET, insert_alert, seed, session_token
+from tests.api.conftest import (
+    ALERTS,
+    NOW,
+    SECRET,
+    insert_alert,
+    running,
+    seed,
+    session_token,
+)
 from tests.api.serving import Reader, Server, device_message, publish, serving, watching
 from tests.services import Broker, until
 
@@ -184,6 +192,29 @@ async def test_lost_live_message_heals_from_the_tables(server: Server) -> None:
             delta = (await reader.next("delta")).data
             changes |= any(change["state"] == "fault" for change in delta["devices"])
             alerts |= any(told["id"] == str(alert) for told in delta["alerts"])
+
+
+async def test_alert_that_moves_by_itself_is_told_before_the_tables_are_read_again(
+    own_database: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shelf's end, a gateway that falls silent or a flood moves them: without a message."""
+    monkeypatch.setattr(live, "RECONCILE_EVERY_S", 600.0)
+    async with running(own_database, broker) as api:
+        hub = api.services.hub
+        who = Principal("wang", "property", "c01", "", "city.c01", None, b"", is_service=False)
+        place = Place("c01", None, "city.c01", "community", "", None, "Asia/Shanghai", 0)
+        viewer = await hub.join(who, place)
+        async with await psycopg.AsyncConnection.connect(own_database) as conn:
+            await conn.execute(
+                "UPDATE alert SET version = version + 1, changed_at = %s WHERE id = %s",
+                (NOW, ALERTS["dark"]),
+            )
+        async with asyncio.timeout(30):
+            while True:
+                told = await viewer.queue.get()
+                if told is not None and str(ALERTS["dark"]).encode() in told:
+                    break
+        hub.leave(viewer)
 
 
 async def test_overview_follows_a_change(server: Server, broker: Broker) -> None:

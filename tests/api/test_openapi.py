@@ -24,6 +24,7 @@ OPERATIONS = {
     "doStep": ("post", "/api/v1/cases/{case}/steps/{step}"),
     "exportAlerts": ("get", "/api/v1/alerts/export"),
     "exportRegistry": ("get", "/api/v1/registry/export.{form}"),
+    "getAlarmQuality": ("get", "/api/v1/areas/{area}/alarm-quality"),
     "getAlert": ("get", "/api/v1/alerts/{alert}"),
     "getAreaOverview": ("get", "/api/v1/areas/{area}/overview"),
     "getAreaStates": ("get", "/api/v1/areas/{area}/states"),

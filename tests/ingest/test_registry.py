@@ -265,11 +265,11 @@ class TestImport:
     ) -> None:
         header = (
             "device,kind,gateway,area,component_code,owner,maker,model,planned_on,installed_on,"
-            "warranty_until,road"
+            "warranty_until,road,circuit"
         )
         row = (
             "c01-lamp-001,lamp,gw-c01-a,c01,0312-000123,街道办,ACME,L60/4000K,2024-11-01,"
-            "2025-02-03,2030-02-03,东路"
+            "2025-02-03,2030-02-03,东路,FP-7/2"
         )
         report = import_files(registered, write(tmp_path, {"new": f"{header}\n{row}\n"}))
         assert "installed_on: None -> 2025-02-03" in "\n".join(report.lines())
@@ -277,7 +277,7 @@ class TestImport:
             registered,
             """
             SELECT component_code, owner, maker, model, planned_on, installed_on, warranty_until,
-                   road
+                   road, circuit
             FROM device WHERE device = 'c01-lamp-001'
             """,
         ) == (
@@ -289,6 +289,7 @@ class TestImport:
             date(2025, 2, 3),
             date(2030, 2, 3),
             "东路",
+            "FP-7/2",
         )
 
     @pytest.mark.parametrize(
@@ -603,7 +604,7 @@ class TestRefusal:
                 "devices.csv:1: ratd_power_w: unknown column, known are device, kind, gateway,"
                 " area, name, name_en, life, in_service_from, reporting_period_s, rated_power_w,"
                 " programme, component_code, owner, maker, model, planned_on, installed_on,"
-                " warranty_until, road",
+                " warranty_until, road, circuit",
                 id="column",
             ),
             pytest.param(

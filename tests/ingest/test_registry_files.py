@@ -77,7 +77,7 @@ def everything(conn: psycopg.Connection) -> list[list[tuple[Any, ...]]]:
         "SELECT gateway, community, name FROM gateway ORDER BY gateway",
         "SELECT device, kind, gateway, community, area, name, name_en, life, in_service_from,"
         " reporting_period_s, rated_power_w, programme, component_code, owner, maker, model,"
-        " planned_on, installed_on, warranty_until, road FROM device ORDER BY device",
+        " planned_on, installed_on, warranty_until, road, circuit FROM device ORDER BY device",
         "SELECT area, valid, residents, households FROM area_population ORDER BY area, valid",
     )
     return [conn.execute(query.encode()).fetchall() for query in queries]
