@@ -38,6 +38,7 @@ from api import (
     registry,
     reports,
     roads,
+    rules,
     scorecard,
     shifts,
     states,
@@ -158,7 +159,7 @@ def create_app(
     shown = (areas, states, devices, history, bins, incidents, indicators, roads, reports)
     # Before the alerts by id: an export is none.
     desk = (alert_export, alert_actions, alerts)
-    for module in (auth, *shown, *desk, cases, shifts, scorecard, registry, stream, windows):
+    for module in (auth, *shown, *desk, rules, cases, shifts, scorecard, registry, stream, windows):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)

@@ -96,6 +96,18 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
         "There are too many windows there that are not over",
     ),
     "window.unchanged": (409, "检修窗口没有变化", "Nothing about the window would change"),
+    "rule.needed_below": (
+        409,
+        "下级区域仍在使用这条规则",
+        "An area below still builds on this rule",
+    ),
+    "rule.too_many": (409, "自定义规则过多", "There are too many rules of your own"),
+    "rule.life_safety": (
+        403,
+        "涉及生命安全的规则仅限全市管理员更改",
+        "Rules on danger to life are changed by a city's admin alone",
+    ),
+    "rule.changed": (412, "该规则已被他人更改", "The rule was changed by someone else"),
     "alert.changed": (412, "该告警已被他人更改", "The alert was changed by someone else"),
     "case.changed": (412, "该警情已被他人更改", "The case was changed by someone else"),
     "incident.changed": (412, "该案件已被他人更改", "The incident was changed by someone else"),
@@ -200,6 +212,38 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "range.reversed": ("结束须晚于开始", "must end after it begins"),
     "range.too_long": ("最长 {max_days} 天", "must not exceed {max_days} days"),
     "registry.rule": ("{rule}", "{rule}"),
+    "rule.parameter": ("不适用于此规则:{problem}", "does not fit this rule: {problem}"),
+    "rule.kind_stays": ("须保持为 {kind},或另建规则", "stays {kind}; make another rule instead"),
+    "rule.no_condition": ("此规则没有可试运行的条件", "has no condition that could be tried"),
+    "condition.too_deep": ("条件嵌套过深", "is nested too deeply"),
+    "condition.too_large": ("条件过多", "has too many parts"),
+    "cell.events_only": ("网格内只能组合事件", "asks a cell, which only events can be"),
+    "cell.instants_only": ("网格内的事件只取其发生时刻", "asks a cell: events count by instant"),
+    "event.never_ends": (
+        "永不结束:须给出结束事件或时长",
+        "would never end: give an event that ends it, or a time",
+    ),
+    "event.ends_itself": ("同一事件既开始又结束", "would end with the event it begins with"),
+    "event.none": ("该类设备没有事件", "is of a device class without events"),
+    "kind.unknown": ("没有这类设备", "is not a device class"),
+    "kind.other": ("单台设备听不到其他类设备的事件", "is another device class than the rule's"),
+    "limit.out_of_range": ("超出该字段的范围", "lies beyond what the field can say"),
+    "schedule.lamps_only": ("只有路灯有照明时段", "is for lamps only"),
+    "value.type": ("与字段类型不符", "is of another type than the field"),
+    "word.unknown": ("该字段没有这个取值", "is not a word the field can say"),
+    "expression.syntax": ("表达式在第 {position} 个字符处有误", "is wrong at character {position}"),
+    "expression.unknown_field": (
+        "表达式在第 {position} 个字符处引用未知字段",
+        "names an unknown field at character {position}",
+    ),
+    "expression.too_deep": ("表达式嵌套过深", "is nested too deeply"),
+    "expression.too_large": ("表达式过长", "is too long"),
+    "expression.constant": ("表达式不依赖任何字段", "asks for no field at all"),
+    "expression.not_boolean": ("表达式须得出真或假", "must be true or false"),
+    "expression": (
+        "表达式在第 {position} 个字符处使用了不支持的写法",
+        "uses what is not supported at character {position}",
+    ),
     "request.malformed": ("格式有误", "is malformed"),
 }
 
@@ -309,12 +353,14 @@ def answer(request: Request, problem: Problem) -> Response:
 
 def _item(error: FieldError, tongue: Language) -> dict[str, object]:
     bounded = [f"{error.code}:{name}" for name in error.bounds]
-    keys = (key for key in (*bounded, error.code, "request.malformed") if key in _MESSAGES)
+    family = error.code.partition(".")[0]
+    told = (*bounded, error.code, family, "request.malformed")
+    keys = (key for key in told if key in _MESSAGES)
     message = _MESSAGES[next(keys)][1 if tongue == "en" else 0].format_map(error.bounds)
     return {"pointer": error.pointer, "code": error.code, "message": message, **error.bounds}
 
 
-def _invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
+def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """Turn pydantic's list into one problem; Any: its context holds whatever the type needs."""
     items: list[FieldError] = []
     for error in errors[:ERRORS_MAX]:
@@ -364,9 +410,9 @@ def install(app: FastAPI) -> None:
             code = "internal" if error.status_code >= 500 else "request.malformed"
         return answer(request, Problem(code, headers=error.headers))
 
-    async def invalid(request: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, _invalid(error.errors()))
+        return answer(request, invalid(error.errors()))
 
     async def unavailable(request: Request, error: Exception) -> Response:
         log.warning("database not available request=%s: %s", request_id(request), error)
@@ -379,7 +425,7 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(RequestValidationError, refused)
     app.add_exception_handler(psycopg.OperationalError, unavailable)
     app.add_exception_handler(PoolTimeout, unavailable)
     app.add_exception_handler(Exception, internal)

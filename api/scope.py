@@ -32,7 +32,12 @@ class Scope:
 
     def may_acknowledge(self, rule: str) -> bool:
         """Whether this role may acknowledge alerts of ``rule``."""
-        return self.role != "property" or not rule.startswith(_POLICE_RULES)
+        return self.role != "property" or not is_police_matter(rule)
+
+
+def is_police_matter(rule: str) -> bool:
+    """Whether the police answer for what a rule of the product tells of."""
+    return rule.startswith(_POLICE_RULES)
 
 
 def is_within(path: str, area_path: str) -> bool:

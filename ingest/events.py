@@ -5,21 +5,23 @@ A lane of its own, so that no telemetry backlog delays an alarm.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, Unpack
 
 import psycopg
 
-from edge_agent.messages import AnyLane, GapEvent, Lane, LiveGateway
-from ingest import metrics
+from edge_agent.messages import AnyLane, GapEvent, Lane, LiveGateway, Status
+from ingest import gateway_rules, metrics
 from ingest.alerts import Clear, Raise
 from ingest.days import days_over
 from ingest.judge import Judged
 from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
 from ingest.presence import HEARD_INTERVAL, Watch
+from ingest.rule_engine import Seen, subject_of_gateway
 from ingest.rules import Rule
 from ingest.store import (
     alerts,
@@ -27,17 +29,21 @@ from ingest.store import (
     cities,
     community_days,
     dead_letters,
+    devices,
     gateways,
     readings,
+    rules,
     streams,
 )
 from ingest.store.devices import Device, Gateway
+from ingest.store.rules import MemoryKey
 from ingest.store.streams import Hole, StreamKey
 from ingest.writer import Common, Writer
 
 _PRESENCE_INTERVAL: Final = timedelta(seconds=1)
 _SAVE_INTERVAL: Final = timedelta(seconds=5)
 _HOLES_INTERVAL: Final = timedelta(seconds=2)
+_ASKED_AT_ONCE: Final = 500
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -75,7 +81,9 @@ class EventWriter(Writer):
                     rows[device.kind].append(
                         (device.id, event.at, item.message.received_at, *fields(event, table))
                     )
-                    self.projection.fold_event(device, event, item.message.received_at)
+                    self.projection.fold_event(
+                        device, event, item.message.received_at, partial(devices.latest, conn)
+                    )
                     known.append((device, event.at))
         for kind, values in rows.items():
             table = KINDS[kind].events
@@ -92,11 +100,69 @@ class EventWriter(Writer):
         }
         if statuses:
             gateways.save_status(conn, statuses)
+            self._ask_gateway_rules(statuses)
         told = {city: said for city, said in statuses.items() if self._is_city(city)}
         if told:
             cities.save_status(conn, told)
-        self._changed_alerts += alerts.write(conn, self.projection.delta.alerts, now)
+        self._write(conn, now)
         cases.abort(conn, [item.event for item in fresh if isinstance(item.event, tuple)], now)
+
+    def _write(self, conn: psycopg.Connection, now: datetime) -> None:
+        delta = self.projection.gather()
+        if delta.memory:
+            rules.save_memory(conn, "event", delta.memory)
+        self._changed_alerts += alerts.write(conn, delta.alerts, now)
+
+    def _ask_gateway_rules(self, statuses: Mapping[str, tuple[Status, datetime]]) -> None:
+        """Let what gateways say of themselves speak to the rules on gateways."""
+        for name, (status, received_at) in statuses.items():
+            gateway = self.registry.gateways.get(name)
+            if gateway is None or gateway.is_city:
+                continue
+            in_force = self.rules.at(gateway.community)
+            seen = Seen(received_at, {}, known_until=gateway_rules.known_until(status, received_at))
+            for condition in gateway_rules.conditions(status, in_force):
+                rule = in_force.get(condition.rule)
+                if rule is not None:
+                    self.projection.engine.advance(
+                        rule,
+                        subject_of_gateway(gateway),
+                        condition.holds,
+                        seen,
+                        received_at,
+                        params=condition.params,
+                    )
+
+    def _let_time_pass(self, conn: psycopg.Connection, now: datetime) -> None:
+        """Let delays end and ask conditions whose answer changes by time alone, some at a time.
+
+        No stream of readings tells how late it is at a gateway, so it is as late there as here.
+        """
+        engine = self.projection.engine
+        engine.pass_time(dict.fromkeys(engine.waiting, (now, now)))
+        for device, one, at in engine.take_due(now, _ASKED_AT_ONCE):
+            self.projection.ask_due(device, one, at, now, partial(devices.latest, conn))
+        delta = self.projection.gather()
+        if not (delta.memory or delta.alerts):
+            return
+        try:
+            with conn.transaction():
+                self._write(conn, now)
+        except psycopg.Error:
+            self.projection.rollback()
+            raise
+        self.projection.commit()
+        for change in delta.alerts:
+            metrics.ALERTS.labels(change.rule.id).inc()
+        self.tell_alerts()
+
+    def rules_changed(self, ended: frozenset[MemoryKey]) -> None:
+        """Holes of which people are not told any more are told anew when they are again."""
+        self._hole_alerts = {
+            key
+            for key in self._hole_alerts
+            if MemoryKey(STREAM_HOLE.id, f"gateway:{key[0]}", key[1]) not in ended
+        }
 
     def _is_city(self, name: str) -> bool:
         known = self.registry.gateways.get(name)
@@ -158,8 +224,8 @@ class EventWriter(Writer):
             at=now,
             received_at=now,
         )
-        rule = self.rules.get(STREAM_LOST.id)
         subject = self.subject(key[0], None)
+        rule = None if subject is None else self.rules.get(STREAM_LOST.id, subject.area)
         if rule is None or subject is None:
             return
         name = f"{key[1]}:{first}"
@@ -171,9 +237,6 @@ class EventWriter(Writer):
 
     def _look_for_holes(self, conn: psycopg.Connection, now: datetime) -> None:
         """Raise an alert for a stream that lacks messages for too long; clear it when filled."""
-        rule = self.rules.get(STREAM_HOLE.id)
-        if rule is None:
-            return
         present = {
             (hole.gateway, hole.stream): hole
             for hole in streams.holes(conn)
@@ -182,11 +245,15 @@ class EventWriter(Writer):
         changes: list[alerts.Change] = []
         for key, hole in present.items():
             since = self._holes.setdefault(key, now)
+            rule = self._hole_rule(key)
+            if rule is None:
+                continue
             if key not in self._hole_alerts and now - since >= rule.on_delay:
                 changes += self._hole_change(
                     rule, hole.gateway, hole.stream, Raise(now, "hole"), now, hole
                 )
         for key in self._hole_alerts - present.keys():
+            rule = self._hole_rule(key) or STREAM_HOLE
             changes += self._hole_change(rule, *key, Clear(now, "hole_filled"), now, None)
         for key in self._holes.keys() - present.keys():
             del self._holes[key]
@@ -201,6 +268,10 @@ class EventWriter(Writer):
                     self._hole_alerts.discard(key)
             self.tell_alerts()
             self.downlink.tell()
+
+    def _hole_rule(self, key: StreamKey) -> Rule | None:
+        gateway = self.registry.gateways.get(key[0])
+        return None if gateway is None else self.rules.get(STREAM_HOLE.id, gateway.community)
 
     def _hole_change(
         self,
@@ -278,19 +349,20 @@ class EventWriter(Writer):
 
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:
         """Notice gateways that fell silent or are heard again; keep when they were heard."""
+        self._let_time_pass(conn, now)
         if now - self._presence_checked_at < _PRESENCE_INTERVAL:
             return
         self._presence_checked_at = now
         if now - self._holes_looked_at >= _HOLES_INTERVAL:
             self._holes_looked_at = now
             self._look_for_holes(conn, now)
-        rule = self.rules.get(GATEWAY_SILENT.id)
         flipped = self._look(conn)
         save_all = now - self._presence_saved_at >= _SAVE_INTERVAL
         if not flipped and not save_all:
             return
         changes: list[alerts.Change] = []
         for gateway, silent in flipped:
+            rule = self.rules.get(GATEWAY_SILENT.id, gateway.community)
             if rule is not None:
                 changes.append(self._change(gateway, rule, silent=silent, now=now))
         told = {gateway.gateway: silent for gateway, silent in flipped}

@@ -6,19 +6,18 @@ not (`rollback`), so memory never runs ahead of the tables.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from operator import attrgetter
 from typing import Any, Final
 
 from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.lamp import LampReading
-from edge_agent.messages import LiveDevice
+from edge_agent.messages import AnyLane, LiveDevice
 from ingest.alerts import (
     IDLE,
     Active,
-    Clear,
     Decision,
     Ending,
     Pending,
@@ -30,12 +29,16 @@ from ingest.alerts import (
 from ingest.indicators import lighting, spans
 from ingest.kinds import DEVICE_FAULT, KINDS
 from ingest.kinds.base import Condition, Context
+from ingest.rule_engine import Custom, Engine, Seen, subject_of
 from ingest.rules import Rule, RuleBook
-from ingest.store.alerts import Change, PendingRow, Standing, Subject
+from ingest.store.alerts import Change, PendingRow, Standing
 from ingest.store.devices import Device, Registry, State
 from ingest.store.lamp_nights import Night, NightKey, open_night
+from ingest.store.rules import MemoryKey, MemoryRow
 
 TrackKey = tuple[str, int, str]  # rule, device id, key
+#: Told to nobody but the police.
+DURESS: Final = "duress"
 _US: Final = timedelta(microseconds=1)
 _FAULT: Final = DEVICE_FAULT.id
 _NO_DELAY: Final = timedelta(0)
@@ -69,12 +72,10 @@ class Delta:
     pending: dict[tuple[str, int], tuple[datetime, bool] | None] = field(
         default_factory=dict[tuple[str, int], tuple[datetime, bool] | None]
     )
+    memory: dict[MemoryKey, MemoryRow | None] = field(
+        default_factory=dict[MemoryKey, MemoryRow | None]
+    )
     live: dict[int, tuple[Device, State]] = field(default_factory=dict[int, tuple[Device, State]])
-
-
-def subject_of(device: Device) -> Subject:
-    """Return what an alert about ``device`` is about."""
-    return Subject(device.kind, device.gateway, device.community, device.area, device.device)
 
 
 def live_device(device: Device, state: State) -> LiveDevice:
@@ -101,9 +102,10 @@ def live_device(device: Device, state: State) -> LiveDevice:
 class Projection:
     """Latest states, open lighting intervals and running conditions of one lane."""
 
-    def __init__(self, rules: RuleBook, registry: Registry) -> None:
+    def __init__(self, rules: RuleBook, registry: Registry, lane: AnyLane = "telemetry") -> None:
         """Start empty; `restore` brings what the tables hold."""
         self._rules = rules
+        self.engine = Engine(lane, rules, registry)
         self._states: dict[int, State] = {}
         self._tracks: dict[TrackKey, Track] = {}
         # Those of them of which a delay runs, in the order in which it began.
@@ -120,6 +122,7 @@ class Projection:
 
     def _set_registry(self, registry: Registry) -> None:
         self._registry = registry
+        self.engine.follow(self._rules, registry)
         self._by_id = {device.id: device for device in registry.devices.values()}
         self._due: dict[NightKey, tuple[spans.Span, ...]] = {}
         # Until when (microseconds) a device that says the same as before concerns no rule.
@@ -133,8 +136,10 @@ class Projection:
         states: Mapping[int, State],
         standing: Iterable[Standing],
         pending: Iterable[PendingRow],
+        memory: Iterable[MemoryRow] = (),
     ) -> None:
         """Replace everything by what the tables hold."""
+        standing = list(standing)
         self._set_registry(registry)
         self._states = dict(states)
         self._stream_time = {}
@@ -171,6 +176,49 @@ class Projection:
             self._running[key] = None
         self._nights.clear()
         self.rollback()
+        self.engine.restore(standing, memory)
+        self._begin_asking()
+
+    def _begin_asking(self) -> None:
+        """Ask people's own rules once of everybody who was heard: time may have changed them."""
+        if self.engine.is_idle:
+            return
+        for number, state in self._states.items():
+            device = self._by_id.get(number)
+            if device is not None:
+                self.engine.begin(device, state.at)
+
+    def follow_rules(self, rules: RuleBook, ended: Iterable[MemoryKey]) -> None:
+        """Go on with other rules.
+
+        Args:
+            rules: Those in force from now on.
+            ended: Of what nothing is to be remembered: the rule is off there, or asks otherwise.
+        """
+        self._rules = rules
+        self._calm_until = {}
+        self.engine.follow(rules, self._registry)
+        ended = list(ended)
+        self.engine.forget(ended)
+        for name in ended:
+            device = self._registry.devices.get(name.subject)
+            if device is not None:
+                key = (name.rule, device.id, name.key)
+                self._tracks.pop(key, None)
+                self._running.pop(key, None)
+                self._params.pop(key, None)
+        self._begin_asking()
+
+    @property
+    def remembered(self) -> Iterable[MemoryKey]:
+        """Of what a condition holds, a delay runs or anything else is remembered."""
+        by_id = self._by_id
+        own = (
+            MemoryKey(rule, by_id[number].device, key)
+            for rule, number, key in list(self._tracks)
+            if number in by_id
+        )
+        return {*own, *self.engine.remembered}
 
     def reload_registry(self, registry: Registry) -> None:
         """Go on with a changed registry.
@@ -244,7 +292,8 @@ class Projection:
 
     def commit(self) -> Delta:
         """Make what was staged the present, and return it."""
-        delta = self.delta
+        delta = self.gather()
+        self.engine.commit()
         self._states.update(delta.states)
         self._states.update(delta.held)
         for key, track in self._staged_tracks.items():
@@ -265,6 +314,7 @@ class Projection:
     def rollback(self) -> None:
         """Forget what was staged."""
         self._calm_until = {}
+        self.engine.rollback()
         self._unstage()
 
     def _unstage(self) -> None:
@@ -286,15 +336,104 @@ class Projection:
         for gateway, keys in running.items():
             self._let_time_pass(gateway, keys, touched[gateway])
 
-    def fold_event(self, device: Device, event: Event, received_at: datetime) -> None:
-        """Let one event speak to the rules that listen to events; they know no on-delay."""
+        self.engine.pass_time(
+            {
+                gateway: (self._staged_time.get(gateway) or self._stream_time[gateway], received_at)
+                for gateway, received_at in touched.items()
+                if gateway in self._staged_time or gateway in self._stream_time
+            }
+        )
+        self.gather()
+
+    def fold_event(
+        self,
+        device: Device,
+        event: Event,
+        received_at: datetime,
+        latest: Callable[[int], Mapping[str, Any]] = lambda device_id: {},
+    ) -> None:
+        """Let one event speak to the rules that listen to events.
+
+        Args:
+            device: Whose.
+            event: What happened.
+            received_at: When it was received.
+            latest: What a device's latest reading says, by device id; asked where a rule needs it.
+        """
+        rules = self._rules.at(device.area)
         kind = KINDS[device.kind]
-        if kind.event_conditions is None:
-            return
-        for condition in kind.event_conditions(event):
-            rule = self._rules.get(condition.rule)
-            if rule is not None:
-                self._advance(device, rule, condition, event.at, received_at, _NO_DELAY)
+        seen = Seen(event.at, {})
+        if kind.event_conditions is not None:
+            for condition in kind.event_conditions(event):
+                rule = rules.get(condition.rule)
+                if rule is not None:
+                    self.engine.advance(
+                        rule,
+                        subject_of(device),
+                        condition.holds,
+                        seen,
+                        received_at,
+                        key=condition.key,
+                        params=condition.params,
+                        ended=condition.ended,
+                    )
+        if event.event != DURESS:
+            # What is given under threat speaks to its own rule alone: the alert of another, which
+            # more people see, would give it away.
+            told = event.model_dump(exclude={"kind", "device", "at"}, exclude_none=True)
+            for one in self.engine.custom(device.area, device.kind):
+                values: Mapping[str, Any] = {}
+                if one.asks.listens == "both":
+                    values = latest(device.id)
+                self.engine.ask(one, device, seen._replace(values=values, event=told), received_at)
+        self.gather()
+
+    def ask_due(
+        self,
+        device: Device,
+        one: Custom,
+        at: datetime,
+        now: datetime,
+        latest: Callable[[int], Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Ask one of people's own rules again, now that its time has come.
+
+        Args:
+            device: Whose.
+            one: The rule.
+            at: As of when.
+            now: When that is.
+            latest: What a device's latest reading says, where this lane does not hear readings.
+        """
+        if latest is not None:
+            values: Mapping[str, Any] = {}
+            if one.asks.listens == "both":
+                values = latest(device.id)
+            seen = Seen(at, values, told_at=at)
+        else:
+            state = self.state(device.id)
+            if state is None:
+                return
+            at = max(at, state.at)
+            if one.asks.names and at > state.at + device.max_silence:
+                return  # what was told is not known any more; that it is silent is another rule's
+            seen = Seen(
+                at, state.reading, None, state.lit, self._due_at(device, at), told_at=state.at
+            )
+        self.engine.ask(one, device, seen, now)
+        self.gather()
+
+    def _due_at(self, device: Device, at: datetime) -> Callable[[], tuple[bool, datetime | None]]:
+        return lambda: self._is_due(device, spans.to_us(at))
+
+    def gather(self) -> Delta:
+        """Return the delta, with what the engine decided."""
+        delta, engine = self.delta, self.engine
+        if engine.changes:
+            delta.alerts += engine.changes
+            engine.changes = []
+        delta.memory = engine.memory
+        return delta
 
     def silence(self, device: Device, rule: Rule, *, silent: bool, now: datetime) -> None:
         """Note that a device fell silent, or is heard again (receipt time, not device time)."""
@@ -371,7 +510,7 @@ class Projection:
         if is_news:
             self._tell(device, state)
         if is_news or at_us >= self._calm_until.get(device.id, 0):
-            self._ask_rules(device, reading, at_us, shines, received_at)
+            self._ask_rules(device, reading, at_us, shines, values, received_at)
 
     def _fold_late(self, device: Device, reading: Reading, at_us: int) -> None:
         """Latest state only moves forward; what is past is restated from raw."""
@@ -479,6 +618,7 @@ class Projection:
         reading: Reading,
         at_us: int,
         shines: bool | None,
+        values: Mapping[str, Any],
         received_at: datetime,
     ) -> None:
         calm, calm_until = True, _FOR_EVER_US
@@ -490,7 +630,8 @@ class Projection:
             calm_until = night_end if until is None else spans.to_us(until)
             return is_due, until
 
-        context = Context(self._rules, shines, due)
+        rules = self._rules.at(device.area)
+        context = Context(rules, shines, due)
         fault = Condition(_FAULT, reading.fault is not None, {"fault": reading.fault})
         tracks, staged = self._tracks, self._staged_tracks
         for condition in (fault, *KINDS[device.kind].conditions(reading, context)):
@@ -498,9 +639,20 @@ class Projection:
             if not condition.holds and key not in tracks and key not in staged:
                 continue  # the common case: idle, and stays so
             calm = False
-            rule = self._rules.get(condition.rule)
+            rule = rules.get(condition.rule)
             if rule is not None:
                 self._advance(device, rule, condition, reading.at, received_at)
+        custom = self.engine.custom(device.area, device.kind)
+        if custom:
+            seen = Seen(
+                reading.at,
+                values,
+                None,
+                shines,
+                due,
+            )
+            for one in custom:
+                calm = self.engine.ask(one, device, seen, received_at) and calm
         self._calm_until[device.id] = calm_until if calm else 0
 
     def _advance(
@@ -526,13 +678,11 @@ class Projection:
             condition.holds,
             at,
             on_delay=rule.on_delay if on_delay is None else on_delay,
-            off_delay=rule.off_delay if condition.ended is None else _NO_DELAY,
+            off_delay=rule.off_delay,
             known_until=known_until,
         )
         self._stage(key, before, after)
         for decision in decisions:
-            if condition.ended is not None and isinstance(decision, Clear):
-                decision = replace(decision, reason=condition.ended)
             self._decide(device, rule, key, decision, received_at)
 
     def _let_time_pass(
@@ -544,7 +694,7 @@ class Projection:
             return
         for key in running:
             device = self._by_id[key[1]]
-            rule = self._rules.get(key[0])
+            rule = self._rules.get(key[0], device.area)
             track = self._track(key)
             if rule is None:
                 continue

@@ -27,6 +27,7 @@ from ingest.store import (
     gateways,
     lamp_nights,
     readings,
+    rules,
 )
 from ingest.store.devices import Device, State
 from ingest.writer import Common, Stored, Writer
@@ -45,6 +46,7 @@ _FOR_EVER: Final = datetime.max.replace(tzinfo=UTC)
 # Of a city's devices and lamps: some milliseconds' work, between two flushes.
 _CHECKED_AT_ONCE: Final = 5_000
 _OPENED_AT_ONCE: Final = 1_000
+_ASKED_AT_ONCE: Final = 500
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 # From a reading to its row: `kinds.base.fields`, made once.
 _VALUES: Final = {kind: attrgetter(*its.readings.columns) for kind, its in KINDS.items()}
@@ -130,6 +132,8 @@ class TelemetryWriter(Writer):
             lamp_nights.mark_dirty(conn, delta.dirty)
         if delta.pending:
             alerts.save_pending(conn, delta.pending)
+        if delta.memory:
+            rules.save_memory(conn, "telemetry", delta.memory)
         self._changed_alerts += alerts.write(conn, delta.alerts, now)
 
     def committed(self, judged: Sequence[Judged], fresh: Sequence[Judged]) -> None:
@@ -194,6 +198,20 @@ class TelemetryWriter(Writer):
             self._begin_round(now)
         if self._unchecked:
             self._look_round(conn, now)
+        self._ask_due(conn, now)
+
+    def _ask_due(self, conn: psycopg.Connection, now: datetime) -> None:
+        """Ask conditions whose answer changes by time alone, some at a time."""
+        listening, projection = self.listening, self.projection
+        if listening is None:
+            return
+        for device, one, at in projection.engine.take_due(listening.until, _ASKED_AT_ONCE):
+            if self.presence.heard_since(device.gateway) is None:
+                # Behind a silent gateway nothing is known of a device.
+                projection.engine.postpone(device, one, now + _SILENCE_INTERVAL)
+            else:
+                projection.ask_due(device, one, at, now)
+        self._write_staged(conn, now)
 
     def load_states(self, conn: psycopg.Connection) -> dict[int, State]:
         """Read the latest states, and bring those that were held back up to the readings."""
@@ -236,7 +254,7 @@ class TelemetryWriter(Writer):
     def _write_staged(self, conn: psycopg.Connection, now: datetime) -> None:
         """Write what is staged without a flush, in a transaction of its own."""
         delta = self.projection.delta
-        if not delta.states:
+        if not (delta.states or delta.memory or delta.alerts):
             return
         try:
             with conn.transaction():
@@ -338,17 +356,19 @@ class TelemetryWriter(Writer):
             devices.save_held_since(conn, self.member, self._held_since)
 
     def _check_silence(self, taken: Sequence[int], now: datetime) -> None:
-        rule = self.rules.get(DEVICE_SILENT.id)
         listening = self.listening
-        if rule is None or listening is None:
+        if listening is None:
             return
-        heard_after = listening.until - rule.on_delay
+        heard_after = listening.until
         for device_id in taken:
             device, state = self.projection.device(device_id), self.projection.state(device_id)
             if device is None or state is None or device.life != "in_service":
                 continue
             if not state.silent and state.received_at + device.max_silence >= heard_after:
                 continue  # the common case
+            rule = self.rules.get(DEVICE_SILENT.id, device.area)
+            if rule is None:
+                continue
             gateway = self.registry.gateways[device.gateway]
             heard_since = self.presence.heard_since(gateway.gateway)
             if heard_since is None:  # behind a silent gateway nothing is known of a device

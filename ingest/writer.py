@@ -37,8 +37,10 @@ from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
 from ingest.numbering import Numbering
 from ingest.partitions import ALL, Partitions, show
 from ingest.presence import LANES, Listening, Presence
-from ingest.projection import Projection, subject_of
+from ingest.projection import Projection
 from ingest.refusals import Refusals
+from ingest.rule_engine import subject_of
+from ingest.rule_reload import RuleFollower
 from ingest.rules import RuleBook
 from ingest.store import (
     Course,
@@ -51,10 +53,12 @@ from ingest.store import (
     devices,
     driver_errors,
     partitions,
+    rules,
     streams,
 )
 from ingest.store.alerts import Subject
 from ingest.store.devices import State
+from ingest.store.rules import MemoryKey
 from ingest.store.streams import Mark, StreamKey
 
 log = logging.getLogger(__name__)
@@ -123,7 +127,7 @@ class Writer(ABC):
         self._replayed_at = self._owners_checked_at = self._registry_checked_at
         self.registry = devices.Registry(0)
         self._judge = Judge(self.registry, self._limits)
-        self.projection = Projection(self.rules, self.registry)
+        self.projection = Projection(self.rules, self.registry, self.lane)
         self._downlink: Downlink | None = None
         self._course: Course | None = None
         self.healthy_since: datetime | None = None
@@ -145,6 +149,7 @@ class Writer(ABC):
         # Attempts are counted by each member for itself, by the first under the lane's name.
         first = self.consumer.identity.endswith("-00")
         self.member = self.lane if first else self.consumer.identity
+        self._follower = RuleFollower(self.rules, self.lane, self.member)
 
     @property
     def own_gateways(self) -> list[str] | None:
@@ -360,9 +365,14 @@ class Writer(ABC):
     def _restore(self, conn: psycopg.Connection) -> None:
         """Read the memory back: whether a lost COMMIT took is known only to the tables."""
         self._take_registry(devices.load_registry(conn, self._owns, self.progress))
+        self.follow_rules(conn)
         standing = alerts.load_standing(conn)
         self.projection.restore(
-            self.registry, self.load_states(conn), standing, alerts.load_pending(conn)
+            self.registry,
+            self.load_states(conn),
+            standing,
+            alerts.load_pending(conn),
+            rules.load_memory(conn, self.lane),
         )
         self.progress()
         self.restore_standing(standing)
@@ -406,6 +416,7 @@ class Writer(ABC):
         if now - self._registry_checked_at >= _REGISTRY_INTERVAL:
             self._registry_checked_at = now
             self._reload_registry(conn)
+            self.follow_rules(conn)
         self.tick(conn, now)
         asked = self.presence.take_asked(self.lane)
         if asked:
@@ -499,6 +510,22 @@ class Writer(ABC):
         )
         return True
 
+    def follow_rules(self, conn: psycopg.Connection) -> None:
+        """Take up the rules where people changed them, or areas lie elsewhere."""
+        with driver_errors():
+            followed = self._follower.follow(
+                conn,
+                self.registry.revision,
+                lambda: self.projection.remembered,
+                self.subject,
+                datetime.now(UTC),
+            )
+        if followed is not None:
+            self.rules = self._follower.book
+            self.projection.follow_rules(self.rules, followed.ended)
+            self._changed_alerts += followed.alerts
+            self.rules_changed(followed.ended)
+
     def _store(
         self, conn: psycopg.Connection, taken: Sequence[Received], *, crashed: bool = False
     ) -> None:
@@ -586,11 +613,16 @@ class Writer(ABC):
                     decision = Raise(now, "refused_often")
                     change = self._refusal_change(subject, decision, now)
                     changes.append(replace(change, params={"reason": letter.reason}))
-        return [change for change in changes if self.rules.get(change.rule.id) is not None]
+        return [
+            change
+            for change in changes
+            if self.rules.get(change.rule.id, change.subject.area) is not None
+        ]
 
     def _refusal_change(self, subject: Subject, decision: Decision, now: datetime) -> alerts.Change:
         default = GATEWAY_REFUSED if subject.device is None else DEVICE_REFUSED
-        rule = self.rules.get(default.id) or default  # one switched off may still be cleared
+        # One that is switched off may still be cleared.
+        rule = self.rules.get(default.id, subject.area) or default
         return alerts.Change(rule, subject, decision, now, key=self.lane)
 
     def subject(self, gateway: str, device: str | None) -> Subject | None:
@@ -635,6 +667,10 @@ class Writer(ABC):
     def registry_changes(self, conn: psycopg.Connection, registry: devices.Registry) -> None:
         """Do what is still to be done with the registry as it was before."""
         del conn, registry
+
+    def rules_changed(self, ended: frozenset[MemoryKey]) -> None:
+        """Forget what belongs to rules that are off, or ask otherwise, beside the projection's."""
+        del ended
 
     def finish(self, conn: psycopg.Connection) -> None:
         """Write what is in memory alone, before the process ends in order."""

@@ -5,10 +5,10 @@ An alarm's occurrence id, minted on the edge, is the alert's key: told twice it 
 """
 
 from collections.abc import Iterator
-from typing import get_args
+from typing import Final, get_args
 
 from edge_agent.kinds.alarm import AlarmEvent, AlarmReading, AlarmType
-from ingest.kinds.base import Condition, Context, Kind, Table
+from ingest.kinds.base import Condition, Context, Kind, Table, hysteresis
 from ingest.rules import Rule, Severity
 
 READINGS = Table("reading_alarm", ("armed", "battery_pct", "fault"), ("bool", "float4", "text"))
@@ -30,10 +30,22 @@ _SEVERITY: dict[AlarmType, Severity] = {
 }
 
 
+_LIFE_SAFETY: Final[frozenset[AlarmType]] = frozenset(("panic", "smoke", "gas", "fire", "duress"))
+# A loose cover shakes.
+_REOPEN_S: dict[AlarmType, float] = {"tamper": 3_600, "fire_lane_blocked": 1_800, "water": 1_800}
+
+LOW_BATTERY: Final = Rule(
+    id="detector.low_battery", kind="alarm", severity="minor", limit=15, clear=25, reopen_s=86_400
+)
+
+
 def conditions(reading: AlarmReading, context: Context) -> Iterator[Condition]:
-    """Yield nothing: alarms come as events."""
-    del reading, context
-    yield from ()
+    """Yield what the reading says of the detector itself; alarms come as events."""
+    yield Condition(
+        LOW_BATTERY.id,
+        hysteresis(reading.battery_pct, context.rules.get(LOW_BATTERY.id)),
+        {"battery_pct": reading.battery_pct},
+    )
 
 
 def event_conditions(event: AlarmEvent) -> Iterator[Condition]:
@@ -50,10 +62,23 @@ def event_conditions(event: AlarmEvent) -> Iterator[Condition]:
     )
 
 
+def _rule(name: AlarmType) -> Rule:
+    return Rule(
+        id=f"alarm.{name}",
+        kind="alarm",
+        severity=_SEVERITY[name],
+        life_safety=name in _LIFE_SAFETY,
+        # Whoever restores a threatened person's alarm may be under threat too.
+        latching=name == "duress",
+        reopen_s=_REOPEN_S.get(name, 600),
+        lane="event",
+    )
+
+
 KIND = Kind(
     "alarm",
     READINGS,
-    tuple(Rule(id=f"alarm.{name}", severity=_SEVERITY[name]) for name in get_args(AlarmType)),
+    (*(_rule(name) for name in get_args(AlarmType)), LOW_BATTERY),
     conditions,
     EVENTS,
     event_conditions,

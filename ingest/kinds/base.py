@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from edge_agent.kinds import Event, Reading
-from ingest.rules import Rule, RuleBook
+from ingest.rules import Rule, Rules
 
 
 class Condition(NamedTuple):
@@ -33,7 +33,7 @@ class Context(NamedTuple):
     that stays so.
     """
 
-    rules: RuleBook
+    rules: Rules
     lit: bool | None = None
     due: Callable[[], tuple[bool, datetime | None]] = lambda: (False, None)
 
@@ -60,12 +60,16 @@ class Kind:
 
 
 def hysteresis(value: float | None, rule: Rule | None) -> bool | None:
-    """Return whether ``value`` meets a limit rule; None between its limits or without a value."""
+    """Return whether ``value`` meets a limit rule; None between its limits or without a value.
+
+    Where the rule is cleared above its limit, low values meet it: a battery, not a full bin.
+    """
     if value is None or rule is None or rule.limit is None:
         return None
-    if value >= rule.limit:
-        return True
-    return False if value < (rule.limit if rule.clear is None else rule.clear) else None
+    limit, clear = rule.limit, rule.limit if rule.clear is None else rule.clear
+    if clear > limit:
+        return True if value <= limit else False if value > clear else None
+    return True if value >= limit else False if value < clear else None
 
 
 def fields(model: Reading | Event, table: Table) -> tuple[object, ...]:

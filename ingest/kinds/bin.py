@@ -38,8 +38,8 @@ KIND = Kind(
     "bin",
     READINGS,
     (
-        Rule(id="bin.full", severity="minor", limit=90, clear=70),
-        Rule(id="bin.fire", severity="critical", limit=60, clear=50),
+        Rule(id="bin.full", kind="bin", severity="minor", limit=90, clear=70, reopen_s=1_800),
+        Rule(id="bin.fire", kind="bin", severity="critical", limit=60, clear=50, life_safety=True),
     ),
     conditions,
     EVENTS,

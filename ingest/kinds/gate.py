@@ -39,8 +39,9 @@ KIND = Kind(
     "gate",
     READINGS,
     (
-        Rule(id="gate.forced", severity="major"),
-        Rule(id="gate.held_open", severity="minor"),
+        Rule(id="gate.forced", kind="gate", severity="major", lane="event"),
+        # The gate waited before it said so; held again and again while people move in is one alert.
+        Rule(id="gate.held_open", kind="gate", severity="minor", reopen_s=1_800, lane="event"),
     ),
     conditions,
     EVENTS,

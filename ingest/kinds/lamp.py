@@ -41,8 +41,9 @@ KIND = Kind(
     "lamp",
     READINGS,
     (
-        Rule(id="lamp.dark", severity="major", on_delay_s=300),
-        Rule(id="lamp.day_burner", severity="minor", on_delay_s=900),
+        # A lamp that comes and goes all night is one alert.
+        Rule(id="lamp.dark", kind="lamp", severity="major", on_delay_s=300, reopen_s=3_600),
+        Rule(id="lamp.day_burner", kind="lamp", severity="minor", on_delay_s=900, reopen_s=3_600),
     ),
     conditions,
 )

@@ -395,6 +395,14 @@ def load_states(
         return {device_id: State(*rest) for device_id, *rest in rows}
 
 
+def latest(conn: Connection, device_id: int) -> dict[str, Any]:
+    """Return what a device's latest reading says, as the table has it."""
+    row = conn.execute(
+        "SELECT reading FROM device_state WHERE device_id = %s", (device_id,)
+    ).fetchone()
+    return {} if row is None else row[0]
+
+
 def have_states(conn: Connection, ids: Sequence[int]) -> bool:
     """Return whether any of these devices was ever heard."""
     row = conn.execute(

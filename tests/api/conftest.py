@@ -171,6 +171,17 @@ def city_database(database_server: Postgres, database_template: str) -> str:
     return dsn_of(database_server, name)
 
 
+@pytest.fixture(scope="module")
+async def rules_city(
+    database_server: Postgres, city_template: str, broker: Broker
+) -> AsyncIterator[Api]:
+    """The api over a city of which one module's tests change rules, each others."""
+    name = "api_rules"
+    _clone(database_server, city_template, name)
+    async with running(_dsn(database_server, name), broker) as api:
+        yield api
+
+
 @pytest.fixture
 def own_database(database_server: Postgres, city_template: str) -> Iterator[str]:
     """The DSN of a city of the test's own."""

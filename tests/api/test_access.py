@@ -48,6 +48,8 @@ def calls(community: str) -> list[Call]:
     plan = {"area": cell, "reason": "new heads", **tomorrow}
     report = {"category": "fraud", "area": cell, "occurred_at": "2026-11-20T00:00:00Z"}
     return [
+        Call("listRules", "GET", f"/areas/{community}/rules"),
+        Call("getRule", "GET", f"/areas/{community}/rules/bin.full"),
         Call("getAreaOverview", "GET", f"/areas/{community}/overview"),
         Call("getAreaOverview", "GET", f"/areas/{cell}/overview"),
         Call("getAreaStates", "GET", f"/areas/{community}/states"),
@@ -101,6 +103,7 @@ def calls(community: str) -> list[Call]:
 UNSCOPED = {
     # What numbers mean is the same for all.
     "getCatalogue",
+    "getRuleCatalogue",
     # No area in the question: each shows only the caller's own.
     "getSession",
     "listAreas",
@@ -126,6 +129,10 @@ UNSCOPED = {
     "rateCase",
     "reopenCase",
     "splitCase",
+    # Who may goes by the rule, too: tests/api/test_rules.py.
+    "deleteRule",
+    "dryRunRule",
+    "putRule",
     # Streams have tests of their own, over a socket.
     "watchArea",
     # Anybody, or an address.

@@ -138,6 +138,11 @@ def run(
     return tables
 
 
+def stored(tables: Tables) -> dict[int, State]:
+    """What the tables have of states: not how memory compares them quickly."""
+    return {number: state._replace(said=()) for number, state in tables.states.items()}
+
+
 places = st.sets(st.integers(0, 40))
 intervals = st.sampled_from((timedelta(), timedelta(minutes=2), timedelta(hours=1)))
 
@@ -159,7 +164,7 @@ def test_flushes_retries_restarts_and_states_held_back_change_nothing(
     otherwise = run(readings, cuts, retries, restarts, interval)
     assert otherwise.settled == one_by_one.settled
     assert sorted(otherwise.told) == sorted(one_by_one.told)
-    assert otherwise.states == one_by_one.states
+    assert stored(otherwise) == stored(one_by_one)
 
 
 def test_lamp_that_goes_off_just_before_it_may_is_not_dark_when_due() -> None:
