@@ -406,6 +406,10 @@ class _Envelope(Wire):
     seq: Seq
 
 
+# How senders begin a numbered message, ours and most others.
+_HEAD: Final = re.compile(rb'\{"v": ?1, ?"stream": ?"([a-z0-9-]{1,64})", ?"seq": ?([0-9]{1,16}),')
+
+
 class _Salvage(Telemetry):
     """A batch in which only the good readings are left."""
 
@@ -432,6 +436,7 @@ class Batch:
     rejected: Sequence[ReadingRejected] = ()
 
 
+_ENVELOPE: Final = TypeAdapter(_Envelope)
 _TELEMETRY: Final = TypeAdapter(Telemetry)
 _SALVAGE: Final = TypeAdapter(_Salvage)
 _EVENT: Final = TypeAdapter(EventMessage)
@@ -610,11 +615,37 @@ def _take_apart(payload: bytes, error: ValidationError) -> Batch:
 
 
 def _refusal(payload: bytes, reason: str, detail: str) -> PayloadError:
+    stream, seq = _number(payload) or (None, None)
+    return PayloadError(reason, detail, stream, seq)
+
+
+def _number(payload: bytes) -> tuple[str, int] | None:
     try:
-        envelope = _Envelope.model_validate_json(payload)
+        envelope = _ENVELOPE.validate_json(payload)
     except ValidationError:
-        return PayloadError(reason, detail)
-    return PayloadError(reason, detail, envelope.stream, envelope.seq)
+        return None
+    return envelope.stream, envelope.seq
+
+
+def guess_number(payload: bytes) -> tuple[str, int] | None:
+    """Return the stream and seq with which a payload seems to begin; None where it looks unusual.
+
+    A guess, for next to nothing: what follows may contradict it, or be no JSON at all.
+    """
+    head = _HEAD.match(payload)
+    return None if head is None else (head[1].decode(), int(head[2]))
+
+
+def read_number(payload: bytes) -> tuple[str, int] | None:
+    """Return the stream and seq of a numbered message; None where it has none.
+
+    Whatever else is wrong with the message, this is the number it is stored or refused under; a
+    fraction of what parsing costs.
+    """
+    try:
+        return _number(_readable(payload))
+    except PayloadError:
+        return None
 
 
 # What `reason` may say in a rejection and in the dead letters, and what it means. Codes are never

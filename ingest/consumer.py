@@ -42,6 +42,7 @@ _SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 # A broker that is frozen, or cut off without a word, is left after one to two of these.
 _KEEPALIVE_S: Final = 10
 _RECONNECT_DELAY_MAX_S: Final = 10
+_READ_AT_ONCE: Final = 100
 # Sent twice a second; with a heartbeat each second, a break that passes unnoticed is still no
 # three heartbeats long.
 _PROBE_BREAK: Final = timedelta(seconds=2)
@@ -62,6 +63,21 @@ def _filters(channel: str, partitions: Partitions) -> list[str]:
 _EVERY_FILTER: Final = tuple(
     f"{PREFIX}/{level}/+/up/{channel}" for channel in UP_CHANNELS for level in ("+", *NAMES)
 )
+
+
+class _Client(Client):
+    """Reads together what is there; paho itself asks the system again before each packet."""
+
+    received = 0  # messages, counted by whom they are given to
+
+    def loop_read(self, max_packets: int = _READ_AT_ONCE) -> MQTTErrorCode:
+        """Read messages until there are none, or enough for other things to have their turn."""
+        for _ in range(max_packets):
+            before = self.received
+            code = super().loop_read()
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or self.received == before:
+                return code
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +117,7 @@ class Consumer:
         self._subscriptions = subscriptions
         self._receive_maximum = receive_maximum
         self._queue: deque[Received] = deque()
+        self._wanted = 1  # so many messages wake the writer
         self._arrived = threading.Event()
         self._generation = 0
         self._started = False
@@ -111,7 +128,7 @@ class Consumer:
         self.sessions_lost = 0
         # Monotonic: when a probe last came round, or the subscription was made.
         self.probed_at = time.monotonic()
-        self._client = Client(
+        self._client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=identity,
             protocol=MQTTProtocolVersion.MQTTv5,
@@ -177,10 +194,9 @@ class Consumer:
             At most ``messages``, and no more once ``payload_bytes`` are reached; empty after
             ``idle_s`` without any.
         """
+        self._wait_for(1, idle_s)
         if not self._queue:
-            self._arrived.clear()
-            if not self._queue and not self._arrived.wait(idle_s):
-                return []
+            return []
         deadline = time.monotonic() + linger_s
         taken: list[Received] = []
         size = 0
@@ -189,13 +205,24 @@ class Consumer:
                 message = self._queue.popleft()
             except IndexError:
                 remaining = deadline - time.monotonic()
-                self._arrived.clear()
-                if remaining <= 0 or (not self._queue and not self._arrived.wait(remaining)):
+                if remaining <= 0:
                     break
+                self._wait_for(messages - len(taken), remaining)
                 continue
             taken.append(message)
             size += len(message.payload)
         return taken
+
+    def _wait_for(self, count: int, seconds: float) -> None:
+        """Sleep until so many messages wait, or for so long.
+
+        To be woken by each of them costs more than receiving it.
+        """
+        self._wanted = count
+        self._arrived.clear()
+        # Asked after both: whoever comes from here on sees what is wanted.
+        if len(self._queue) < count:
+            self._arrived.wait(seconds)
 
     @property
     def probe_topic(self) -> str:
@@ -346,6 +373,7 @@ class Consumer:
 
     def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:
         del client, userdata
+        self._client.received += 1
         try:
             topic = message.topic
         except UnicodeDecodeError:
@@ -362,7 +390,8 @@ class Consumer:
                 datetime.now(UTC),
             )
         )
-        self._arrived.set()
+        if len(self._queue) >= self._wanted:
+            self._arrived.set()
 
 
 def _tls(identity: str, ca: Path, certificates: Path) -> ssl.SSLContext:

@@ -20,11 +20,13 @@ from edge_agent.messages import (
     PayloadError,
     Rejection,
     Status,
+    guess_number,
     parse_aggregate,
     parse_event,
     parse_result,
     parse_status,
     parse_telemetry,
+    read_number,
 )
 from edge_agent.topics import TopicError, UpTopic, parse_up
 from ingest.errors import Rejected
@@ -57,12 +59,16 @@ class Received:
 
 @dataclass(slots=True)
 class Judged:
-    """What a message is worth. Without ``stream`` its number could not be read."""
+    """What a message is worth. Without ``stream`` its number could not be read.
+
+    Of what ``is_stored``, under its number, nothing but that was read.
+    """
 
     message: Received
     gateway: str | None = None
     stream: str | None = None
     seq: int | None = None
+    is_stored: bool = False
     readings: list[tuple[Device, Reading]] = field(default_factory=list[tuple[Device, Reading]])
     # Beside each reading: its place in the batch.
     places: list[int] = field(default_factory=list[int])
@@ -156,13 +162,33 @@ class Judge:
         self._registry = registry
         self._limits = limits
 
-    def judge(self, message: Received) -> Judged:
-        """Return what ``message`` is worth; a refusal is a result, never an exception."""
+    def judge(
+        self, message: Received, is_stored: Callable[[str, str, int], bool] | None = None
+    ) -> Judged:
+        """Return what ``message`` is worth; a refusal is a result, never an exception.
+
+        Args:
+            message: What was received.
+            is_stored: Whether a number (gateway, stream, seq) is stored for certain: then its
+                telemetry need not be parsed once more.
+        """
         judged = Judged(message)
         try:
             topic = parse_up(message.topic)
             judged.gateway = topic.gateway
-            _HANDLERS[topic.channel](self, judged, self._gateway(topic))
+            gateway = self._gateway(topic)
+            if is_stored is not None and topic.channel == "telemetry":
+                number = guess_number(message.payload)
+                # The guess may be wrong, but decides only whether it is worth while to look.
+                if (
+                    number is not None
+                    and is_stored(topic.gateway, *number)
+                    and read_number(message.payload) == number
+                ):
+                    judged.stream, judged.seq = number
+                    judged.is_stored = True
+                    return judged
+            _HANDLERS[topic.channel](self, judged, gateway)
         except TopicError as error:
             judged.refuse(error.reason, str(error))
         except PayloadError as error:

@@ -2,7 +2,7 @@
 """Which messages of a flush are new, by their numbers; which numbers no honest gateway sends."""
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from edge_agent.messages import AnyLane
 from ingest import failpoints
 from ingest.judge import Judged
 from ingest.store import streams
-from ingest.store.streams import Numbered, StreamKey
+from ingest.store.streams import Mark, Numbered, StreamKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +29,35 @@ class Picked:
 
 
 class Numbering:
-    """Deduplicates one lane by message; remembers the ids of streams."""
+    """Deduplicates one lane by message; remembers the ids of streams, and how far they are stored.
+
+    What is stored stays so for as long as one connection lasts: behind the next one may be another
+    course of the database.
+    """
 
     def __init__(self, lane: AnyLane) -> None:
         """Start knowing no stream."""
         self._lane: AnyLane = lane
         self._ids: dict[StreamKey, int] = {}
         self._staged: dict[StreamKey, int] = {}
+        self._marks: dict[StreamKey, Mark] = {}
 
     def forget(self) -> None:
-        """Forget the ids: a lost transaction may have taken back what it made."""
+        """Forget the streams: a lost transaction may have taken back what it made."""
         self._ids = {}
         self._staged = {}
+        self._marks = {}
 
-    def committed(self) -> None:
-        """Keep the ids that the last `pick` found."""
+    def committed(self, watermarks: Mapping[StreamKey, Mark]) -> None:
+        """Keep the ids that the last `pick` found, and how far these streams are stored now."""
         self._ids.update(self._staged)
+        if not failpoints.active(failpoints.SKIP_DEDUPE):
+            self._marks.update(watermarks)
+
+    def is_stored(self, gateway: str, stream: str, seq: int) -> bool:
+        """Whether a number is known as stored; one that is not may be stored all the same."""
+        mark = self._marks.get((gateway, stream))
+        return mark is not None and mark.holds(seq)
 
     def pick(
         self, conn: psycopg.Connection, judged: Sequence[Judged], gateways: Container[str]
@@ -57,12 +70,16 @@ class Numbering:
         firsts: dict[tuple[StreamKey, int], int] = {}
         unnumbered: list[int] = []
         repeats: list[tuple[int, int]] = []
+        again: set[StreamKey] = set()
         for index, item in enumerate(judged):
             if item.gateway is None or item.stream is None or item.seq is None:
                 unnumbered.append(index)
                 continue
             if item.gateway not in gateways:
                 unnumbered.append(index)
+                continue
+            if item.is_stored:
+                again.add((item.gateway, item.stream))
                 continue
             first = firsts.setdefault(((item.gateway, item.stream), item.seq), index)
             if first != index:
@@ -75,7 +92,7 @@ class Numbering:
             else:
                 judged[index].refuse_all("stream.too_many", "too many new streams in a day")
                 unnumbered.append(index)
-        heard = frozenset(number.stream_id for number in numbered)
+        heard = {number.stream_id for number in numbered} | {self._ids[key] for key in again}
         new = streams.lock_and_pick_new(conn, numbered) if numbered else set[int]()
         if failpoints.active(failpoints.SKIP_DEDUPE):
             new = {number.index for number in numbered}
@@ -86,18 +103,18 @@ class Numbering:
             unnumbered.append(index)
         if self._lane == "event":
             by_index = {number.index: number for number in numbered}
-            again = [
+            repeated = [
                 replace(by_index[first], index=index)
                 for index, first in repeats
                 if first in by_index
             ]
-            for index in _contradicting(conn, numbered, new, again, judged):
+            for index in _contradicting(conn, numbered, new, repeated, judged):
                 judged[index].refuse_all("event.conflict", "another content under this number")
                 unnumbered.append(index)
         return Picked(
             [judged[index] for index in sorted({*new, *unnumbered})],
             [number for number in numbered if number.index in new],
-            heard,
+            frozenset(heard),
         )
 
     def _known(self, conn: psycopg.Connection, wanted: set[StreamKey]) -> dict[StreamKey, int]:

@@ -15,7 +15,16 @@ from typing import Any, Final, NamedTuple
 
 from edge_agent.messages import AnyLane, Lane
 from ingest.alerts import (
-    IDLE, Active, Clear, Decision, Ending, Pending, Raise, Track, elapse, step,
+    IDLE,
+    Active,
+    Clear,
+    Decision,
+    Ending,
+    Pending,
+    Raise,
+    Track,
+    elapse,
+    step,
 )  # fmt: skip
 from ingest.conditions import (
     Answer,

@@ -562,7 +562,8 @@ class Writer(ABC):
 
     def judge(self, taken: Sequence[Received]) -> list[Judged]:
         """Return what messages are worth."""
-        return [self._judge.judge(message) for message in taken]
+        is_stored = self._numbering.is_stored
+        return [self._judge.judge(message, is_stored) for message in taken]
 
     def _transact(self, conn: psycopg.Connection, judged: Sequence[Judged]) -> Stored:
         now = datetime.now(UTC)
@@ -592,7 +593,7 @@ class Writer(ABC):
             self._changed_alerts = []
             raise
         failpoints.reached(failpoints.AFTER_COMMIT)
-        self._numbering.committed()
+        self._numbering.committed(watermarks)
         self.committed(judged, fresh)
         self._count(judged, fresh, letters)
         stored = Stored(watermarks)

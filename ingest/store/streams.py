@@ -195,6 +195,10 @@ class Mark:
     upto: int
     beyond: tuple[tuple[int, int], ...] = ()
 
+    def holds(self, seq: int) -> bool:
+        """Whether a number is among these."""
+        return seq <= self.upto or any(first <= seq <= last for first, last in self.beyond)
+
 
 def watermarks(conn: Connection, ids: Sequence[int]) -> dict[StreamKey, Mark]:
     """Return how far streams are stored; of the ranges beyond a hole the lowest few."""

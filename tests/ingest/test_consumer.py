@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,3 +95,34 @@ def test_next_node_is_tried(broker: Broker) -> None:
     finally:
         made.stop()
     assert made.attempts == 1
+
+
+def test_a_flush_is_what_waits_and_as_much_as_makes_it_full(broker: Broker) -> None:
+    broker.identity("ingest-event-00")
+    made = consumer(broker, port=broker.port, ca=broker.ca, certificates=Path(broker.services))
+    made.start()
+
+    def collect(*, messages: int, linger_s: float) -> int:
+        taken = made.collect(
+            idle_s=0.01, linger_s=linger_s, messages=messages, payload_bytes=1_000_000
+        )
+        assert all(made.is_probe(message) for message in taken)
+        return len(taken)
+
+    try:
+        # It hears itself, once when it is connected.
+        until(lambda: len(made) == 1, "it is connected")
+        for _ in range(4):
+            made.probe()
+        until(lambda: len(made) == 5, "they came round")
+        assert collect(messages=3, linger_s=600) == 3
+        assert collect(messages=3, linger_s=0.01) == 2
+        assert collect(messages=3, linger_s=600) == 0
+        made.probe()
+        until(lambda: len(made) == 1, "it came round")
+        others = threading.Timer(0.1, lambda: [made.probe() for _ in range(2)])
+        others.start()
+        # The lingering ends with the third of them, not with the first or second.
+        assert collect(messages=3, linger_s=600) == 3
+    finally:
+        made.stop()

@@ -65,6 +65,39 @@ def test_a_message_stored_twice_is_stored_once(bench: Bench, start: datetime) ->
     assert bench.value("SELECT seen::text FROM gateway_stream") == "{[1,2)}"
 
 
+def test_what_is_stored_is_known_by_its_number_for_as_long_as_the_connection(
+    bench: Bench, start: datetime
+) -> None:
+    writer = bench.telemetry()
+    first, third = bench.batch(1, lamp(start)), bench.batch(3, lamp(start + 2 * MINUTE))
+    feed(writer, first, third)
+    second = bench.batch(2, lamp(start + MINUTE))
+    judged = writer.judge([first, second, third])
+    assert [item.is_stored for item in judged] == [True, False, True]
+    feed(writer, first, second, third)
+    again = bench.received(first.topic, first.payload)
+    feed(writer, again)
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 3
+    assert bench.value("SELECT seen::text FROM gateway_stream") == "{[1,4)}"
+    assert bench.presence.last_heard(GATEWAY) == again.received_at
+    writer.close()  # what comes next may be another course of the database
+    assert not writer.judge([first])[0].is_stored
+
+
+def test_number_stored_at_the_head_of_something_else_is_not_taken_for_it(
+    bench: Bench, start: datetime
+) -> None:
+    writer = bench.telemetry()
+    message = bench.batch(1, lamp(start))
+    feed(writer, message)
+    another = message.payload[:-1] + b',"seq":2}'  # of equal keys the last one counts
+    cut = message.payload[:-1]
+    feed(writer, *(bench.received(message.topic, payload) for payload in (another, cut)))
+    assert bench.value("SELECT seen::text FROM gateway_stream") == "{[1,3)}"
+    (letter,) = bench.rows("SELECT reason, raw FROM dead_letter")
+    assert letter == {"reason": "payload.not_json", "raw": cut}
+
+
 def test_readings_hold_until_the_next_one(bench: Bench, start: datetime) -> None:
     feed(
         bench.telemetry(),
