@@ -27,6 +27,7 @@ from api import (
     auth,
     bins,
     cases,
+    chains,
     devices,
     health,
     history,
@@ -34,6 +35,7 @@ from api import (
     indicators,
     live,
     live_topic,
+    notifications,
     problems,
     registry,
     reports,
@@ -159,7 +161,8 @@ def create_app(
     shown = (areas, states, devices, history, bins, incidents, indicators, roads, reports)
     # Before the alerts by id: an export is none.
     desk = (alert_export, alert_actions, alerts)
-    for module in (auth, *shown, *desk, rules, cases, shifts, scorecard, registry, stream, windows):
+    work = (rules, cases, shifts, windows, scorecard, chains, notifications)
+    for module in (auth, *shown, *desk, *work, registry, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)

@@ -29,7 +29,7 @@ from pydantic import (
 from api.errors import ConfigError
 
 # Sections of the same file that others read; what is in them is none of the api's business.
-OTHER_SECTIONS: Final = frozenset({"ingest", "pki"})
+OTHER_SECTIONS: Final = frozenset({"ingest", "pki", "province"})
 
 
 def _no_truth(value: object) -> object:
@@ -122,12 +122,28 @@ class Api(_Section):
         return self.public_url.startswith("https:")
 
 
+class Notify(BaseModel):
+    """What the api must know of how people are told; the rest of it is ingest's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    private_addresses: str = Field(
+        default="", description="why webhooks may call our own network; empty: they may not"
+    )
+
+    @property
+    def allow_private(self) -> bool:
+        """Whether webhooks may go to addresses that are not public, and without TLS."""
+        return bool(self.private_addresses.strip())
+
+
 class Config(_Section):
     """All settings of the api."""
 
     database: Database
     broker: BrokerAddress
     api: Api
+    notify: Notify = Notify()
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Config:

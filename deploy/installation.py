@@ -84,6 +84,7 @@ class Ports:
     broker: int
     database: int
     metrics: int
+    notify: int
 
     @staticmethod
     def choose(say: Say) -> Ports:
@@ -94,6 +95,7 @@ class Ports:
             ("broker", 8883),
             ("database", 5433),
             ("metrics", 9101),
+            ("notify", 9102),
         ):
             chosen[name] = free_port(usual, avoid=tuple(chosen.values()))
             if chosen[name] != usual:
@@ -236,7 +238,7 @@ class Installation:
         migrate(self.dsn)
 
     def start_programs(self) -> None:
-        """Start ingest and api, and wait until both say that they are ready.
+        """Start ingest, notify and api, and wait until all say that they are ready.
 
         Raises:
             ServiceError: One ended, or is not ready in time.
@@ -255,6 +257,12 @@ class Installation:
                 for name, port, options in ingest_programs(
                     self.ingest_processes, self.ports.metrics
                 )
+            ),
+            Program(
+                "notify",
+                module("ingest", "notify", "--config", config),
+                log / "notify.log",
+                f"http://{HOST}:{self.ports.notify}/readyz",
             ),
             Program(
                 "api",
@@ -317,7 +325,7 @@ class Installation:
                 program.start()
 
     def stop_programs(self) -> None:
-        """Stop ingest and api cleanly, both at once."""
+        """Stop ingest, notify and api cleanly, all at once."""
         processes = [program.process for program in self.programs if program.process is not None]
         self.programs = []
         for process in processes:
@@ -425,6 +433,7 @@ class Installation:
             ("broker", {"host": HOST, "port": self.ports.broker, "ca": "pki/ca.crt"}),
             ("ingest", {"certificates": "pki/services", "metrics_port": self.ports.metrics}),
             *((f"ingest.rules.{quoted(name)}", rule) for name, rule in self.rules.items()),
+            ("notify", {"metrics_port": self.ports.notify}),
             ("pki", {"ca_certificate": "pki/ca.crt", "ca_key": "pki/ca.key"}),
             (
                 "api",

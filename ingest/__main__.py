@@ -116,6 +116,20 @@ def run(
     serve(settings)
 
 
+@app.command()
+def notify(
+    config: ConfigFile = DEFAULT_CONFIG,
+    metrics_port: Annotated[int | None, typer.Option(help="Where it tells how it is.")] = None,
+) -> None:
+    """Tell people and machines of alerts until stopped; one does, others stand by for it."""
+    from ingest.notify.service import run as tell
+
+    port = {} if metrics_port is None else {"LINLI_NOTIFY__METRICS_PORT": str(metrics_port)}
+    settings = _load(config, port)
+    _log_to_stderr()
+    tell(settings)
+
+
 @app.command("partitions")
 def partitions_command(config: ConfigFile = DEFAULT_CONFIG) -> None:
     """List who writes which partitions; exit status 1 where nobody does."""

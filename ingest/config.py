@@ -261,6 +261,39 @@ class Province(Section):
     status_interval_s: float = Field(default=60, ge=1, le=3_600)
 
 
+def _gateway(value: str) -> str:
+    """Refuse a gateway's URL without a place for the recipient; never tell it, it holds secrets."""
+    if value.count("{to}") != 1:
+        raise ValueError("an apprise URL with {to} in it is expected")
+    return value
+
+
+class Notify(Section):
+    """How people and machines are told of alerts: ``linli-ingest notify``."""
+
+    metrics_host: str = Field(default="127.0.0.1", min_length=1)
+    metrics_port: int = Field(default=9102, ge=0, le=65_535, description="0: any free port")
+    source: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] = Field(
+        default="installation", description="who we are in webhooks: urn:linli:<source>"
+    )
+    email: Annotated[str, AfterValidator(_gateway)] | None = Field(
+        default=None, repr=False, description="apprise URL that sends e-mail, {to} is the address"
+    )
+    sms: Annotated[str, AfterValidator(_gateway)] | None = Field(
+        default=None, repr=False, description="apprise URL that sends SMS, {to} is the number"
+    )
+    private_addresses: str = Field(
+        default="",
+        max_length=500,
+        description="why webhooks may call our own network; empty: they may not",
+    )
+
+    @property
+    def allow_private(self) -> bool:
+        """Whether webhooks may go to addresses that are not public, and without TLS."""
+        return bool(self.private_addresses.strip())
+
+
 class Config(Section):
     """All that ingest reads of the file."""
 
@@ -269,6 +302,7 @@ class Config(Section):
     ingest: Ingest
     pki: Pki | None = None
     province: Province | None = None
+    notify: Notify = Notify()
 
     def identity(self, name: str) -> tuple[Path, Path]:
         """Return certificate and key of one of the service's broker identities."""
@@ -458,7 +492,8 @@ def _sentence(item: dict[str, Any], path: tuple[str, ...]) -> str:
         case _:
             text: str = item["msg"][:1].lower() + item["msg"][1:]
             # The connection string is never repeated: it may hold a password.
-            given = "" if path[:1] == ("database",) else f"{reprlib.repr(item['input'])}: "
+            secret = path[:1] == ("database",) or path in (("notify", "email"), ("notify", "sms"))
+            given = "" if secret else f"{reprlib.repr(item['input'])}: "
             return f"{given}{text}"
 
 

@@ -15,7 +15,14 @@ AFTER_COMMIT: Final = "ingest.after_commit"
 # These two break the promise itself, so that the checker can be seen to notice.
 ACK_BEFORE_COMMIT: Final = "ingest.ack_before_commit"
 SKIP_DEDUPE: Final = "ingest.skip_dedupe"
-NAMES: Final = (BEFORE_COMMIT, AFTER_COMMIT, ACK_BEFORE_COMMIT, SKIP_DEDUPE)
+# Where `linli-ingest notify` is: messages are written, one is about to be sent, one was sent.
+NOTIFY_PLANNED: Final = "notify.planned"
+NOTIFY_SENDING: Final = "notify.sending"
+NOTIFY_SENT: Final = "notify.sent"
+NAMES: Final = (
+    BEFORE_COMMIT, AFTER_COMMIT, ACK_BEFORE_COMMIT, SKIP_DEDUPE,
+    NOTIFY_PLANNED, NOTIFY_SENDING, NOTIFY_SENT,
+)  # fmt: skip
 
 _name, _, _count = os.environ.get("LINLI_FAILPOINT", "").partition(":")
 _left = int(_count or 1)

@@ -33,6 +33,23 @@ SESSIONS_LOST = Gauge(
     "linli_ingest_broker_sessions_lost", "Connections that found no session at the broker", ["lane"]
 )
 
+NOTIFY_ATTEMPTS = Counter(
+    "linli_notify_attempts", "Attempts to send a message", ["channel", "result"]
+)
+NOTIFY_GIVEN_UP = Counter(
+    "linli_notify_given_up", "Messages that never arrived: tell these people otherwise", ["channel"]
+)
+NOTIFY_UNREACHED = Counter("linli_notify_unreached", "Alerts of which nobody at all could be told")
+NOTIFY_EXHAUSTED = Counter(
+    "linli_notify_exhausted", "Chains that ended without anybody acknowledging"
+)
+NOTIFY_FAILED = Counter(
+    "linli_notify_failed", "Alerts that could not be told for an error of ours, see the log"
+)
+NOTIFY_WAITING = Gauge("linli_notify_waiting_messages", "Messages not yet sent")
+NOTIFY_OLDEST = Gauge("linli_notify_oldest_seconds", "How long the oldest of these waits")
+NOTIFY_ACTIVE = Gauge("linli_notify_active", "1 in the process that tells, 0 in those standing by")
+
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:

@@ -177,8 +177,8 @@ async def rules_city(
 ) -> AsyncIterator[Api]:
     """The api over a city of which one module's tests change rules, each others."""
     name = "api_rules"
-    _clone(database_server, city_template, name)
-    async with running(_dsn(database_server, name), broker) as api:
+    clone(database_server, city_template, name)
+    async with running(dsn_of(database_server, name), broker) as api:
         yield api
 
 
@@ -197,6 +197,12 @@ async def own_city(own_database: str, broker: Broker) -> AsyncIterator[Api]:
     """The api over a city of the test's own."""
     async with running(own_database, broker) as api:
         yield api
+
+
+def clone_city(server: Postgres, template: str, name: str) -> str:
+    """Make a city of a module's own; return its DSN."""
+    clone(server, template, name)
+    return dsn_of(server, name)
 
 
 def dsn_of(server: Postgres, name: str) -> str:

@@ -32,6 +32,7 @@ class Call:
     missing: int = 404
 
 
+ADMINS: frozenset[Role] = frozenset({"admin"})
 OFFICERS: frozenset[Role] = frozenset({"admin", "police"})
 MANAGERS: frozenset[Role] = frozenset({"admin", "property"})
 YEAR = "from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z"
@@ -74,6 +75,8 @@ def calls(community: str) -> list[Call]:
         Call("takeAlertOut", "POST", f"/alerts/{alert}/out-of-service", out),
         Call("putAlertBack", "POST", f"/alerts/{alert}/in-service", status=409),
         Call("resetAlert", "POST", f"/alerts/{alert}/reset", status=409),
+        Call("listNotifications", "GET", f"/notifications?area={community}"),
+        Call("listChains", "GET", f"/notification-chains?area={community}", roles=ADMINS),
         Call("getIncidentCounts", "GET", f"/areas/{community}/incident-counts?{YEAR}"),
         Call("getOfficers", "GET", f"/areas/{community}/officers", roles=OFFICERS),
         Call("listIncidents", "GET", f"/incidents?area={community}", roles=OFFICERS),
@@ -133,6 +136,22 @@ UNSCOPED = {
     "deleteRule",
     "dryRunRule",
     "putRule",
+    # One's own, or of a scope: tests/api/test_notifications.py.
+    "getWishes",
+    "changeWishes",
+    "listMyChannels",
+    "addMyChannel",
+    "removeMyChannel",
+    "testMyChannel",
+    "addChain",
+    "getChain",
+    "changeChain",
+    "removeChain",
+    "listWebhooks",
+    "addWebhook",
+    "changeWebhook",
+    "removeWebhook",
+    "testWebhook",
     # Streams have tests of their own, over a socket.
     "watchArea",
     # Anybody, or an address.

@@ -70,7 +70,7 @@ class Tables:
         self.settled: Counter[tuple[Any, str]] = Counter()
         self.told: list[tuple[str, str, str, datetime]] = []
         self.standing: dict[tuple[str, str], Standing] = {}
-        self.pending: dict[tuple[str, int], datetime] = {}
+        self.pending: dict[tuple[str, int], tuple[datetime, bool]] = {}
         self.readings: list[tuple[Device, Reading, datetime]] = []
 
     def write(self, delta: Delta) -> None:
