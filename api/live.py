@@ -561,7 +561,7 @@ class Hub:
         async with self._pool.connection() as conn:
             healed = await self._read_communities(conn, list(self._channels.values()))
             if self._alerts_missed:
-                late = await self._untold(conn, self._clock() - _ALERT_OVERLAP)
+                late = set(await self._untold(conn, self._clock() - _ALERT_OVERLAP))
                 self._alerts_missed = False
         self._metrics.live_healed.labels("device").inc(healed)
         self._metrics.live_healed.labels("alert").inc(len(late))
@@ -569,24 +569,35 @@ class Hub:
             self._alert_ids |= late
             self._alerts_wanted.set()
 
-    async def _untold(self, conn: Connection, since: datetime) -> set[UUID]:
+    async def _untold(self, conn: Connection, since: datetime) -> dict[UUID, int]:
         """Return the alerts that changed since then and of which nobody was told yet."""
         cursor = await conn.execute("SELECT id, version FROM alert WHERE changed_at > %s", (since,))
-        return {alert async for alert, version in cursor if self._alerts_told.get(alert) != version}
+        return {
+            alert: version
+            async for alert, version in cursor
+            if self._alerts_told.get(alert) != version
+        }
 
     async def _look_for_alerts_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(ALERTS_EVERY_S)
-            if not self._channels:
-                continue
+            is_watched = bool(self._channels)
             try:
                 async with self._pool.connection() as conn:
                     moved = await self._untold(conn, self._clock() - _ALERT_RECENT)
             except _DATABASE_ERRORS:
-                continue  # reconciling says so, and finds what was missed
-            if moved:
-                self._alert_ids |= moved
+                moved = {}  # reconciling says so, and finds what was missed
+            if not is_watched:
+                # Whoever comes from now on has them in the snapshot.
+                self._alerts_told.update(moved)
+                self._forget_told()
+            elif moved:
+                self._alert_ids |= moved.keys()
                 self._alerts_wanted.set()
+            await asyncio.sleep(ALERTS_EVERY_S)
+
+    def _forget_told(self) -> None:
+        while len(self._alerts_told) > _ALERTS_KNOWN_MAX:
+            self._alerts_told.popitem(last=False)
 
     def _forget_unwatched(self) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -633,8 +644,7 @@ class Hub:
             self._alerts_told[alert.id] = alert.version
             self._alerts_told.move_to_end(alert.id)
             news.append((paths[alert.id], alert))
-        while len(self._alerts_told) > _ALERTS_KNOWN_MAX:
-            self._alerts_told.popitem(last=False)
+        self._forget_told()
         for channel in self._channels.values():
             mine = [alert for path, alert in news if channel.covers(path, alert.rule)]
             if mine:

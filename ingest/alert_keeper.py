@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps alerts where no reading does: what ends by time, causes that come and go, floods.
 
-Each second one statement asks whether there is anything to do. All it knows is in rows: each
+Each second two statements ask whether there is anything to do. All it knows is in rows: each
 occurrence waits until it was looked at after its COMMIT, so a restart at any point costs a second,
 and neither a child nor its parent can slip past the other.
 """

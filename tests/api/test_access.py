@@ -89,6 +89,7 @@ def calls(community: str) -> list[Call]:
             {"category": "other", "reason": "seen"},
             OFFICERS,
         ),
+        Call("getAlarmQuality", "GET", f"/areas/{community}/alarm-quality"),
         Call("listWindows", "GET", f"/windows?area={community}"),
         Call("getWindow", "GET", f"/windows/{window}"),
         Call("createWindow", "POST", "/windows", plan, MANAGERS, 201, 422),

@@ -293,7 +293,7 @@ def store_fault(
             active=hours is None,
         )  # fmt: skip
         conn.execute(
-            "UPDATE alert SET params = %s, cleared_at = %s WHERE id = %s",
+            "UPDATE alert_occurrence SET params = %s, cleared_at = %s WHERE alert = %s",
             (
                 Jsonb({"fault": code}),
                 None if hours is None else raised_at + timedelta(hours=hours),

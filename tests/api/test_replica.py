@@ -29,10 +29,11 @@ from tests.services import Broker, until
 STANDBY = "api_tests"
 TIMEOUT_S = 20.0
 LAMP = "/api/v1/devices/c01-lamp-001"
-# Alerts, incidents and what the live stream tells are read where they are written.
+# Alerts, incidents, what people set and what the live stream tells are read where they are written.
 CURRENT = {
-    "getAlert", "getAreaOverview", "getAreaStates", "getIncident", "getIncidentCounts",
-    "getOfficers", "listAlerts", "listIncidents",
+    "exportAlerts", "getAlert", "getAreaOverview", "getAreaStates", "getIncident",
+    "getIncidentCounts", "getOfficers", "getRule", "getWindow", "listAlerts", "listChains",
+    "listIncidents", "listNotifications", "listRules", "listWindows",
 }  # fmt: skip
 
 
