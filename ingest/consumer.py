@@ -43,6 +43,8 @@ _SESSION_EXPIRY_S: Final = 7 * 24 * 3600
 _KEEPALIVE_S: Final = 10
 _RECONNECT_DELAY_MAX_S: Final = 10
 _READ_AT_ONCE: Final = 100
+# How long a patient message waits for company.
+_PATIENCE_S: Final = 0.25
 # Sent twice a second; with a heartbeat each second, a break that passes unnoticed is still no
 # three heartbeats long.
 _PROBE_BREAK: Final = timedelta(seconds=2)
@@ -82,10 +84,14 @@ class _Client(Client):
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A channel of gateways, and whether its retained messages are wanted."""
+    """A channel of gateways; whether its retained messages are wanted, and if they may wait a bit.
+
+    What is ``patient`` waits a quarter of a second for company, unless something else comes.
+    """
 
     channel: str
     retained: bool = False
+    patient: bool = False
 
 
 class Consumer:
@@ -116,6 +122,9 @@ class Consumer:
         self._hosts = cycle((host, *hosts))
         self._subscriptions = subscriptions
         self._receive_maximum = receive_maximum
+        self._patient = frozenset(one.channel for one in subscriptions if one.patient)
+        # Something came that is not to wait.
+        self._rush = False
         self._queue: deque[Received] = deque()
         self._wanted = 1  # so many messages wake the writer
         self._arrived = threading.Event()
@@ -195,6 +204,10 @@ class Consumer:
             ``idle_s`` without any.
         """
         self._wait_for(1, idle_s)
+        if self._patient:
+            # Never so many that the broker would hold back what is not to wait.
+            self._wait_for(min(messages, self._receive_maximum // 4), _PATIENCE_S)
+            self._rush = False
         if not self._queue:
             return []
         deadline = time.monotonic() + linger_s
@@ -211,6 +224,8 @@ class Consumer:
                 continue
             taken.append(message)
             size += len(message.payload)
+        else:
+            self._rush = True  # what is left has waited
         return taken
 
     def _wait_for(self, count: int, seconds: float) -> None:
@@ -221,7 +236,7 @@ class Consumer:
         self._wanted = count
         self._arrived.clear()
         # Asked after both: whoever comes from here on sees what is wanted.
-        if len(self._queue) < count:
+        if len(self._queue) < count and not (self._rush and self._queue):
             self._arrived.wait(seconds)
 
     @property
@@ -390,7 +405,10 @@ class Consumer:
                 datetime.now(UTC),
             )
         )
-        if len(self._queue) >= self._wanted:
+        if self._patient and topic.rpartition("/")[2] not in self._patient:
+            self._rush = True
+            self._arrived.set()
+        elif len(self._queue) >= self._wanted:
             self._arrived.set()
 
 

@@ -169,7 +169,7 @@ def _events(config: Config, rules: RuleBook, presence: Presence) -> EventWriter:
             presence,
             "event",
             Subscription("event"),
-            Subscription("status", retained=True),
+            Subscription("status", retained=True, patient=True),
             Subscription("result"),
         ),
     )

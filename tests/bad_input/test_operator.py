@@ -85,7 +85,7 @@ def refused(load: Load, file: Path) -> list[str]:
     started = time.thread_time()
     with pytest.raises(ERRORS) as caught:
         load(file)
-    assert time.thread_time() - started < 1
+    assert time.thread_time() - started < 5
     problems = [str(problem) for problem in caught.value.problems]
     assert problems
     assert all(problem.startswith(str(file)) for problem in problems)

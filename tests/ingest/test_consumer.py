@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import MQTTMessage
 
 from deploy.services import HOST
-from ingest.consumer import Consumer
+from ingest.consumer import Consumer, Subscription
 from ingest.pki import create_authority, issue_client
 from tests.services import Broker, until
 
@@ -126,3 +127,45 @@ def test_a_flush_is_what_waits_and_as_much_as_makes_it_full(broker: Broker) -> N
         assert collect(messages=3, linger_s=600) == 3
     finally:
         made.stop()
+
+
+def test_a_status_waits_for_company_and_an_alarm_for_nothing(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.consumer._PATIENCE_S", 600.0)
+    broker.identity("ingest-event-00")
+    made = Consumer(
+        identity="ingest-event-00",
+        host="127.0.0.1",
+        port=broker.port,
+        ca=broker.ca,
+        certificates=Path(broker.services),
+        subscriptions=(Subscription("event"), Subscription("status", patient=True)),
+        receive_maximum=40,
+    )
+
+    def come(channel: str, times: int = 1) -> None:
+        for _ in range(times):
+            message = MQTTMessage(0, f"linli/v1/00/gw-1/up/{channel}".encode())
+            made._on_message(made._client, None, message)  # pyright: ignore[reportPrivateUsage]
+
+    def collect(messages: int = 50) -> int:
+        return len(
+            made.collect(idle_s=0.01, linger_s=0, messages=messages, payload_bytes=1_000_000)
+        )
+
+    come("status")
+    later = threading.Timer(0.05, come, ("event",))
+    later.start()
+    assert collect() == 2
+    # As many as a quarter of what the broker sends unacknowledged wait for nobody.
+    come("status", 10)
+    assert collect() == 10
+    # What a full flush left behind has waited.
+    come("status", 3)
+    come("event")
+    assert collect(messages=3) == 3
+    assert collect() == 1
+    come("status", 12)
+    assert collect(messages=11) == 11
+    assert collect() == 1
