@@ -104,7 +104,7 @@ class EffectiveRule(Answer):
     """
 
     rule: str
-    kind: str | None = Field(description="device class or gateway; null: any device")
+    kind: str | None = Field(description="device class, gateway or community; null: any device")
     name: Name | None
     severity: Severity
     enabled: bool

@@ -39,7 +39,9 @@ SHOWN_DIFFERENCES = 20
 
 # What is raised by the very reading or event that shows it, without waiting for a delay.
 PROMPT_RULES = frozenset(
-    rule.id for rule in DEFAULT_RULES if not rule.on_delay_s and rule.id != "gateway.silent"
+    rule.id
+    for rule in DEFAULT_RULES
+    if not rule.on_delay_s and rule.id != "gateway.silent" and rule.kind != "community"
 )
 
 

@@ -20,7 +20,9 @@ from ingest import metrics
 from ingest.days import Places, compute
 from ingest.domains import DOMAINS
 from ingest.errors import Unavailable
+from ingest.indicator_alerts import IndicatorAlerts
 from ingest.indicators.spans import from_us, to_us
+from ingest.rules import RuleBook
 from ingest.store import (
     area_days,
     chunks,
@@ -72,10 +74,13 @@ def running_interval(total_s: float, busy: float) -> timedelta:
 class DailyKeeper:
     """Keeps the days: opens, computes, settles; a thread of its own beside the lanes."""
 
-    def __init__(self, dsn: str, registry: Callable[[], Registry]) -> None:
-        """Take where to store, and whom to ask for the registry."""
+    def __init__(
+        self, dsn: str, registry: Callable[[], Registry], rules: RuleBook | None = None
+    ) -> None:
+        """Take where to store, whom to ask for the registry, and rules; None: no alerts."""
         self._dsn = dsn
         self._registry = registry
+        self._alerts = None if rules is None else IndicatorAlerts(rules)
         self._places = Places(Registry(-1))
         self._stopping = threading.Event()
         self._opened_at = datetime.min.replace(tzinfo=UTC)
@@ -121,6 +126,8 @@ class DailyKeeper:
             if registry.revision != self._places.revision:
                 self._places = Places(registry)
                 self._opened_at = datetime.min.replace(tzinfo=UTC)
+            if self._alerts is not None:
+                self._alerts.follow(conn, registry.revision, list(self._places.zones), now)
             if not now - _OPEN_INTERVAL < self._opened_at <= now:
                 is_new = not now - _MISSING_INTERVAL < self._opened_at <= now
                 self._opened_at = now
@@ -164,7 +171,7 @@ class DailyKeeper:
         """Compute one day; where that fails others go on, and it is tried again later."""
         started = time.monotonic()
         try:
-            keep_day(conn, self._places, day, now, until)
+            keep_day(conn, self._places, day, now, until, self._alerts)
         except (
             psycopg.errors.QueryCanceled,
             psycopg.DataError,
@@ -209,6 +216,7 @@ def keep_day(
     day: CommunityDay,
     now: datetime,
     until: datetime | None = None,
+    alerts: IndicatorAlerts | None = None,
 ) -> int:
     """Compute one day and store it; return how many numbers changed.
 
@@ -218,6 +226,7 @@ def keep_day(
         day: Which.
         now: The time.
         until: Younger readings are not asked for (`chunks.Indexed`); None: up to ``now``.
+        alerts: Who asks rules of a day that is over, in its transaction; None: nobody.
     """
     come = now if until is None or not DOMAINS[day.domain].kinds else min(now, until)
     status: Status = "final" if day.is_over else "provisional"
@@ -244,5 +253,7 @@ def keep_day(
         if day.domain == "lighting":
             road_nights.replace(conn, day.key, outcome.roads)
         community_days.settle(conn, day, now)
+        if alerts is not None and day.is_over:
+            alerts.ask(conn, day.community, day.domain, now)
     metrics.DAYS.labels(day.domain).observe(time.monotonic() - started)
     return changed

@@ -47,7 +47,9 @@ class Rule(BaseModel):
 
     id: str
     severity: Severity
-    kind: str | None = Field(default=None, description="device class or gateway; null: any")
+    kind: str | None = Field(
+        default=None, description="device class, gateway or community; null: any"
+    )
     name: Name | None = Field(default=None, description="null: in the product's own words")
     enabled: bool = True
     on_delay_s: float = Field(default=0, ge=0, le=86_400)

@@ -87,7 +87,7 @@ def run(config: Config) -> None:
             if telemetry is not None and config.ingest.partitions == ALL:
                 lane = telemetry
                 latest = lambda: lane.registry  # noqa: E731 - all of it is in memory already
-            keepers["days"] = DailyKeeper(config.database.dsn, latest)
+            keepers["days"] = DailyKeeper(config.database.dsn, latest, rules)
             keepers["storage"] = _storage(config)
             keepers["alerts"] = AlertKeeper(config.database.dsn, rules)
             if config.province is not None:

@@ -15,8 +15,15 @@ import psycopg
 from deploy.checker.facts import Difference
 from deploy.checker.spans import Span
 
-# Rules that other alerts meet, not readings: the simulators know nothing of them.
-DERIVED: Final = ("circuit.dark", "alerts.flood")
+# Rules that other alerts meet, or whole days, not readings: the simulators know nothing of them.
+DERIVED: Final = (
+    "circuit.dark",
+    "alerts.flood",
+    "indicator.lighting_uptime",
+    "indicator.equipment_good",
+    "indicator.refuse_sorted",
+    "indicator.coverage_low",
+)
 
 
 @dataclass(frozen=True, slots=True)

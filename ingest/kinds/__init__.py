@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ingest import hygiene
+from ingest.indicator_rules import INDICATOR_RULES
 from ingest.kinds import alarm, bin, gate, lamp
 from ingest.kinds.base import Kind
 from ingest.rules import Rule
@@ -59,4 +60,5 @@ DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     STREAM_LOST,
     CIRCUIT_DARK,
     ALERTS_FLOOD,
+    *(one.rule for one in INDICATOR_RULES),
 )

@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from psycopg import Connection
@@ -57,6 +57,75 @@ def load(conn: Connection, indicators: Sequence[str], day: date, community: str)
             WHERE d.indicator = ANY (%s) AND d.day = %s AND a.path <@ c.path
             """,
             (community, list(indicators), day),
+        ).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class LastDays:
+    """Final days of one community added up; ``day`` is the latest."""
+
+    community: str
+    indicator: str
+    day: date
+    good: int
+    bad: int
+    total: int
+
+    @property
+    def tally(self) -> Tally:
+        """The numbers alone."""
+        return Tally(self.good, self.bad, self.total)
+
+
+def last_days(
+    conn: Connection,
+    indicators: Mapping[str, str],
+    communities: Sequence[str],
+    *,
+    today: date,
+    reach: int,
+    count: int,
+) -> list[LastDays]:
+    """Return the last final days of communities, added up over all device classes.
+
+    Args:
+        conn: Any connection; sees what its own transaction stored.
+        indicators: By id, with the domain whose days they are of.
+        communities: Which.
+        today: The date now.
+        reach: Those whose latest final day lies further back, in days, are left out.
+        count: How many days up to the latest one; fewer where there are fewer.
+    """
+    with conn.cursor(row_factory=class_row(LastDays)) as cursor:
+        return cursor.execute(
+            """
+            WITH latest AS MATERIALIZED (
+                SELECT domain, community, max(day) AS day
+                FROM community_day
+                -- Values of the key one by one: a city's other days are not looked at.
+                WHERE domain = ANY (%(domains)s) AND day = ANY (%(days)s)
+                  AND community = ANY (%(communities)s) AND status = 'final'
+                GROUP BY domain, community
+            )
+            SELECT l.community, i.indicator, l.day, sum(s.good)::bigint AS good,
+                   sum(s.bad)::bigint AS bad, sum(s.total)::bigint AS total
+            FROM latest AS l
+            JOIN unnest(%(indicators)s::text[], %(of)s::text[]) AS i (indicator, domain)
+                ON i.domain = l.domain
+            JOIN area_sum AS s ON s.area = l.community AND s.indicator = i.indicator
+                AND s.span = 'day' AND s.kind = ''
+                AND s.first > l.day - %(count)s::int AND s.first <= l.day
+            GROUP BY l.community, i.indicator, l.day
+            ORDER BY l.community, i.indicator
+            """,
+            {
+                "domains": sorted(set(indicators.values())),
+                "days": [today - timedelta(days=back) for back in range(-1, reach + 1)],
+                "communities": list(communities),
+                "indicators": list(indicators),
+                "of": list(indicators.values()),
+                "count": count,
+            },
         ).fetchall()
 
 

@@ -104,6 +104,8 @@ async def test_who_was_first_is_told(own_city: Api) -> None:
         ("wang", "c01", "gate.forced", {"enabled": False}, 403, "role.forbidden"),
         ("li", "c01", "gate.forced", {"reopen_s": 60}, 200, None),
         ("li", "c01", "bin.full", {"limit": 80}, 403, "role.forbidden"),
+        ("wang", "c01", "indicator.lighting_uptime", {"limit": 95, "clear": 96}, 200, None),
+        ("li", "c01", "indicator.lighting_uptime", {"limit": 95}, 403, "role.forbidden"),
         ("wang", "c01", "custom.spy", OWN | {
             "kind": "alarm", "when": {"type": "threshold", "field": "battery_pct", "below": 9},
         }, 403, "role.forbidden"),
