@@ -5,7 +5,7 @@ A lane of its own, so that no telemetry backlog delays an alarm.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,6 +13,8 @@ from typing import Final, Unpack
 
 import psycopg
 
+from edge_agent.kinds import Event
+from edge_agent.kinds.alarm import AlarmEvent
 from edge_agent.messages import AnyLane, GapEvent, Lane, LiveGateway, Status
 from ingest import gateway_rules, metrics
 from ingest.alerts import Clear, Raise
@@ -69,6 +71,7 @@ class EventWriter(Writer):
         """Store events by class, gaps and statuses; let events speak to their rules."""
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
         known: list[tuple[Device, datetime]] = []
+        aborted: list[tuple[int, tuple[Device, Event]]] = []
         for item in fresh:
             match item.event:
                 case None:
@@ -85,6 +88,8 @@ class EventWriter(Writer):
                         device, event, item.message.received_at, partial(devices.latest, conn)
                     )
                     known.append((device, event.at))
+                    if isinstance(event, AlarmEvent) and event.phase == "aborted":
+                        aborted.append((len(self.projection.delta.alerts), (device, event)))
         for kind, values in rows.items():
             table = KINDS[kind].events
             assert table is not None
@@ -104,14 +109,24 @@ class EventWriter(Writer):
         told = {city: said for city, said in statuses.items() if self._is_city(city)}
         if told:
             cities.save_status(conn, told)
-        self._write(conn, now)
-        cases.abort(conn, [item.event for item in fresh if isinstance(item.event, tuple)], now)
+        self._write(conn, now, aborted)
 
-    def _write(self, conn: psycopg.Connection, now: datetime) -> None:
+    def _write(
+        self,
+        conn: psycopg.Connection,
+        now: datetime,
+        aborted: Iterable[tuple[int, tuple[Device, Event]]] = (),
+    ) -> None:
+        """Write what followed; each abort after as many alerts as had changed when it was told."""
         delta = self.projection.gather()
         if delta.memory:
             rules.save_memory(conn, "event", delta.memory)
-        self._changed_alerts += alerts.write(conn, delta.alerts, now)
+        written = 0
+        for upto, told in aborted:
+            self._changed_alerts += alerts.write(conn, delta.alerts[written:upto], now)
+            cases.abort(conn, [told], now)
+            written = upto
+        self._changed_alerts += alerts.write(conn, delta.alerts[written:], now)
 
     def _ask_gateway_rules(self, statuses: Mapping[str, tuple[Status, datetime]]) -> None:
         """Let what gateways say of themselves speak to the rules on gateways."""

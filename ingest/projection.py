@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any, Final
 
 from edge_agent.kinds import Event, Reading
@@ -148,8 +149,7 @@ class Projection:
             if device is not None:
                 latest = self._stream_time.get(device.gateway, state.at)
                 self._stream_time[device.gateway] = max(latest, state.at)
-        self._tracks = {}
-        self._running = {}
+        self._tracks, self._running, self._params = {}, {}, {}
         for alert in standing:
             device = registry.devices.get(alert.device or "")
             if device is not None:
@@ -169,6 +169,7 @@ class Projection:
             raised = self._tracks.get(key, IDLE)
             if not row.ending:
                 self._tracks[key] = Pending(row.since, known_until)
+                self._params[key] = self._told(device, state, row.rule)
             elif isinstance(raised, Active):
                 self._tracks[key] = Ending(raised.raised_at, row.since, known_until)
             else:
@@ -178,6 +179,18 @@ class Projection:
         self.rollback()
         self.engine.restore(standing, memory)
         self._begin_asking()
+
+    def _told(self, device: Device, state: State, rule: str) -> Mapping[str, Any]:
+        """Return what people are told of a condition that holds: of the last reading, as kept."""
+        if rule == _FAULT:
+            return {"fault": state.fault}
+        kind = KINDS[device.kind]
+        said: dict[str, Any] = dict.fromkeys(kind.readings.columns)
+        reading = SimpleNamespace(**{**said, **state.reading})
+        for one in kind.conditions(reading, Context(self._rules.at(device.area), state.lit)):
+            if one.rule == rule:
+                return one.params
+        return {}
 
     def _begin_asking(self) -> None:
         """Ask people's own rules once of everybody who was heard: time may have changed them."""
@@ -712,9 +725,11 @@ class Projection:
         self._staged_tracks[key] = after
         rule, device_id, _ = key
         if isinstance(after, Pending | Ending):
-            if type(before) is type(after):
+            row = (after.since, isinstance(after, Ending))
+            runs = isinstance(before, Pending | Ending)
+            if runs and row == (before.since, isinstance(before, Ending)):
                 return  # confirmed once more
-            self.delta.pending[rule, device_id] = (after.since, isinstance(after, Ending))
+            self.delta.pending[rule, device_id] = row
         elif isinstance(before, Pending | Ending):
             self.delta.pending[rule, device_id] = None
         self.write_out((device_id,))

@@ -78,7 +78,7 @@ class Kept(NamedTuple):
 
     ``params`` are for the alert that is still to come; of a cell, which of its devices has it.
     ``due``, when to ask again, is not in the table: whoever starts asks everybody once, though not
-    as of before ``asked``, when time alone decided something.
+    as of before ``asked``, when something was decided last that no reading told.
     """
 
     track: Track = IDLE
@@ -291,7 +291,10 @@ class Engine:
         due = self._again(one, answer, seen.at)
         due = _earliest(due, kept.track, one.rule)
         params = {} if kept.track is IDLE else {"device": holder.device}
-        self._stage(cell, before, Kept(IDLE, answer.memory, due, params))
+        asked = before.asked
+        if kept.track is not has.track:
+            asked = seen.at if asked is None else max(asked, seen.at)
+        self._stage(cell, before, Kept(IDLE, answer.memory, due, params, asked))
         return False
 
     def _answer(
@@ -359,6 +362,10 @@ class Engine:
             kept = kept._replace(due=_earliest(kept.due, track, rule))
         if seen.told_at is not None:
             kept = kept._replace(asked=seen.at if decisions else before.asked)
+        elif kept.memory is not None and seen.event is not None:
+            # What it remembers may be older: asked as of then, it would decide once more.
+            decided = before.asked or seen.at
+            kept = kept._replace(asked=max(decided, seen.at) if decisions else before.asked)
         self._stage(name, before, kept)
         return kept
 

@@ -14,6 +14,7 @@ from tests.services import (
     database_template,
     own_broker,
     own_database_server,
+    second_database,
     service_folder,
     userland,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "own_broker",
     "own_database_server",
     "proxy",
+    "second_database",
     "service_folder",
     "userland",
 ]

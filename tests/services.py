@@ -7,6 +7,7 @@ tests that need it; nothing is skipped. A test may name:
 - ``broker``: one Mosquitto for the whole run. Topics and identities are a test's own.
 - ``own_broker``: one for the test alone, to be stopped, killed and started again.
 - ``database``: the DSN of an empty, migrated database of the test's own (a clone, some 60 ms).
+- ``second_database``: another one, to be compared with the first.
 - ``database_server``, ``own_database_server``: the server, for the run or for the test alone.
 - ``proxy`` (see `tests.proxy`): to be put before either.
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -93,15 +95,28 @@ def database_template(database_server: Postgres) -> str:
     return TEMPLATE
 
 
-@pytest.fixture
-def database(database_server: Postgres, database_template: str) -> Iterator[str]:
+@contextmanager
+def empty_database(server: Postgres, template: str) -> Generator[str]:
+    """The DSN of a database of one's own, for as long as it lasts."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(database_server.dsn(), autocommit=True) as conn:
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
         conn.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
-                sql.Identifier(name), sql.Identifier(database_template), sql.Identifier(OWNER)
+                sql.Identifier(name), sql.Identifier(template), sql.Identifier(OWNER)
             )
         )
-    yield dsn_of(database_server, name)
-    with psycopg.connect(database_server.dsn(), autocommit=True) as conn:
+    yield dsn_of(server, name)
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database(database_server: Postgres, database_template: str) -> Iterator[str]:
+    with empty_database(database_server, database_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def second_database(database_server: Postgres, database_template: str) -> Iterator[str]:
+    with empty_database(database_server, database_template) as dsn:
+        yield dsn

@@ -39,6 +39,7 @@ from ingest.alerts import (
     done,
     raised,
 )
+from ingest.cases import part_of
 from ingest.rules import Rule
 from ingest.store import cases, windows
 from ingest.store.hygiene import causes
@@ -164,14 +165,22 @@ def write(conn: Connection, changes: Sequence[Change], now: datetime) -> list[tu
                 alert = _raise(conn, change, change.decision, now)
                 if alert is not None:
                     raised_now.append((alert, change))
+                    if part_of(change.rule.id) is not None:
+                        # At once: a case is made of what was before, however much comes at a time.
+                        _place(conn, raised_now, now)
+                        raised_now = []
             case Clear():
                 alert = _clear(conn, change, change.decision, now)
         if alert is not None:
             changed.append((change.subject.community, alert))
-    _mute(conn, raised_now, now)
-    # Last: what is kept from the desk opens no case.
-    cases.attach(conn, raised_now, now)
+    _place(conn, raised_now, now)
     return changed
+
+
+def _place(conn: Connection, raised_now: Sequence[tuple[UUID, Change]], now: datetime) -> None:
+    """Mute what has a cause, then make cases: what is kept from the desk opens none."""
+    _mute(conn, raised_now, now)
+    cases.attach(conn, raised_now, now)
 
 
 def _mute(conn: Connection, raised_now: Sequence[tuple[UUID, Change]], now: datetime) -> None:

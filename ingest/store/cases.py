@@ -233,11 +233,12 @@ def attach(conn: Connection, raised: Sequence[tuple[UUID, Change]], now: datetim
     if not told:
         return
     _lock_communities(conn, {change.subject.community for _, change in told})
-    known = _near(conn, [_signal(*one) for one in told])
     for alert, change in told:
-        _attach(conn, known, _signal(alert, change), now)
+        signal = _signal(alert, change)
+        # Each by itself: what the one before it did to a case may bring that one near.
+        _attach(conn, _near(conn, [signal]), signal, now)
         if change.rule.id == DURESS:
-            known |= _threaten(conn, change.subject.gateway, change.decision.at, now)
+            _threaten(conn, change.subject.gateway, change.decision.at, now)
 
 
 def abort(conn: Connection, told: Iterable[tuple[Device, object]], now: datetime) -> None:
@@ -399,7 +400,7 @@ def _made(conn: Connection, rows: Sequence[Sequence[Any]]) -> dict[UUID, Case]:
     return make(rows, conn.execute(SIGNALS, ([row[0] for row in rows],)).fetchall())
 
 
-def _threaten(conn: Connection, gateway: str, at: datetime, now: datetime) -> dict[UUID, Case]:
+def _threaten(conn: Connection, gateway: str, at: datetime, now: datetime) -> None:
     """Let no abort count that was near to duress behind the same gateway."""
     cases, found = _of_alerts(
         conn,
@@ -411,7 +412,6 @@ def _threaten(conn: Connection, gateway: str, at: datetime, now: datetime) -> di
     )
     for case, alert in found:
         cases[case] = _move(conn, case, cases[case], Threaten(at, alert), now)
-    return cases
 
 
 def _duress_near(conn: Connection, gateway: str, at: datetime) -> bool:

@@ -249,6 +249,27 @@ def test_an_event_is_counted_across_a_restart() -> None:
     assert [type(one.decision).__name__ for one in last.gather().alerts] == ["Clear"]
 
 
+@pytest.mark.parametrize("rule", [DENIED, BREAK_IN])
+@pytest.mark.parametrize("ended_by", ["time", "event"])
+def test_what_is_over_is_not_raised_by_a_restart(rule: Version, ended_by: str) -> None:
+    """What is remembered held once; whoever starts asks as of when it was over."""
+    tables = Tables(book(rule), "event")
+    first = tables.started()
+    made = [gate("denied", second) for second in range(3)]
+    made += [gate("forced", 3), alarm("intrusion", 4)]
+    assert ("Raise", rule.rule) in tell(first, *made)
+    tables.commit(first)
+    if ended_by == "time":
+        pass_time(first, START + timedelta(minutes=5), lambda number: {})
+        tables.commit(first)
+    tell(first, gate("granted", 400), alarm("tamper", 401))
+    tables.commit(first)
+    assert [name for slug, _, name, *_ in tables.told if slug == rule.rule] == ["Raise", "Clear"]
+    again = tables.started()
+    pass_time(again, START + timedelta(minutes=10), lambda number: {})
+    assert again.gather().alerts == []
+
+
 @pytest.mark.parametrize(("one", "raised"), [(ALARM, True), (FAR, False)])
 def test_a_sequence_is_one_cells(one: Device, raised: bool) -> None:
     projection = Tables(book(BREAK_IN), "event").started()
