@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 
 from ingest import hygiene
-from ingest.alerts import Action, Clear, PutBack, Raise, Shelve, Unshelve
+from ingest.alerts import Acknowledge, Action, Clear, PutBack, Raise, Shelve, Unshelve
 from ingest.errors import Unavailable
 from ingest.kinds import ALERTS_FLOOD, CIRCUIT_DARK
 from ingest.rules import RuleBook
@@ -232,9 +232,12 @@ def _end_by_time(conn: psycopg.Connection, now: datetime) -> Changed:
     changed: Changed = []
     while due := stored.due(conn, now, _AT_ONCE):
         moves: dict[UUID, Sequence[Action]] = {}
-        for alert, is_shelf_over, is_service_due in due:
+        for alert, is_shelf_over, is_service_due, was_nuisance in due:
             actions: list[Action] = []
             if is_shelf_over:
+                if was_nuisance:
+                    # A nuisance that is over returns to normal unannounced (ISA-18.2).
+                    actions.append(Acknowledge(now, hygiene.ACTOR, reason="over_while_shelved"))
                 actions.append(Unshelve(now, hygiene.ACTOR, "expired"))
             if is_service_due:
                 actions.append(PutBack(now, hygiene.ACTOR, "expired"))

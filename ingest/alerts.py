@@ -209,11 +209,12 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """A person takes note of an alert."""
+    """A person takes note of an alert, or hygiene of one that was over while it was put aside."""
 
     at: datetime
     actor: str
     note: str | None = None
+    reason: Literal["person_noted", "over_while_shelved"] = "person_noted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -492,6 +492,8 @@ def _entry(
                 params["once"] = True
         case Unshelve(_, actor, reason) | PutBack(_, actor, reason):
             pass
+        case Acknowledge(_, actor, note, reason):
+            pass
         case _:
             actor, note, reason = action.actor, action.note, "person_noted"
     return {

@@ -173,19 +173,23 @@ def probe(conn: Connection, now: datetime) -> Probe:
     return row
 
 
-def due(conn: Connection, now: datetime, count: int) -> list[tuple[UUID, bool, bool]]:
-    """Return alerts whose time aside is over: of the shelf, out of service."""
+def due(conn: Connection, now: datetime, count: int) -> list[tuple[UUID, bool, bool, bool]]:
+    """Return alerts whose time aside is over: of the shelf, out of service.
+
+    And whether hygiene itself shelved it, and nobody has to do with it any more but to take note.
+    """
     return conn.execute(
         """
         SELECT id, coalesce(shelved_until <= %(now)s, false),
-               coalesce(out_of_service_until <= %(now)s, false)
+               coalesce(out_of_service_until <= %(now)s, false),
+               coalesce(shelved_by = %(actor)s, false) AND NOT (active OR latched OR acknowledged)
         FROM alert
         WHERE (shelved_until IS NOT NULL OR out_of_service_until IS NOT NULL)
           AND least(shelved_until, out_of_service_until) <= %(now)s
         ORDER BY least(shelved_until, out_of_service_until)
         LIMIT %(count)s
         """,
-        {"now": now, "count": count},
+        {"now": now, "count": count, "actor": ACTOR},
     ).fetchall()
 
 
@@ -423,7 +427,7 @@ def shelves(conn: Connection, alert: UUID, now: datetime) -> tuple[bool, int, bo
     """
     row = conn.execute(
         """
-        SELECT coalesce(bool_or(h.action = 'acknowledged'), false),
+        SELECT coalesce(bool_or(h.action = 'acknowledged' AND h.actor <> %(actor)s), false),
                count(*) FILTER (WHERE h.action = 'shelved' AND h.actor = %(actor)s
                                   AND h.at > %(since)s),
                coalesce(bool_or(h.action = 'unshelved' AND h.reason = 'person'

@@ -314,6 +314,8 @@ def test_flapping_floods_people_not_here_it_is_shelved_once_and_comes_back_by_ti
     desk.keep()
     assert desk.seen() == []
     desk.restart()
+    still = desk.raised(rule("alarm.tamper"), "c01-alarm-001", key="still")
+    desk.tell(still)
     desk.keep(after=timedelta(minutes=10))
     assert desk.seen() == [("alarm.tamper", "c01-alarm-001")]
     timeline = desk.rows(
@@ -324,6 +326,22 @@ def test_flapping_floods_people_not_here_it_is_shelved_once_and_comes_back_by_ti
         {"action": "shelved", "actor": "hygiene", "reason": "put_aside", "note": "chattering"},
         {"action": "unshelved", "actor": "hygiene", "reason": "expired", "note": None},
     ]
+
+
+def test_a_nuisance_that_is_over_does_not_come_back_to_be_clicked_away(desk: Desk) -> None:
+    desk.chatter("c01-alarm-001", 3)
+    desk.keep()
+    desk.keep(after=timedelta(minutes=10))
+    assert desk.seen() == []
+    assert desk.rows("SELECT acknowledged_by, quiet FROM alert") == [
+        {"acknowledged_by": "hygiene", "quiet": False}
+    ]
+    (last,) = desk.rows("SELECT action, reason FROM alert_history WHERE action = 'acknowledged'")
+    assert last == {"action": "acknowledged", "reason": "over_while_shelved"}
+    # Nobody saw it: its time to be acknowledged goes on.
+    assert desk.rows("SELECT FROM alert_occurrence WHERE acknowledged_at IS NOT NULL") == []
+    desk.chatter("c01-alarm-001", 1)
+    assert desk.seen() == [("alarm.tamper", "c01-alarm-001")], "raised again it is news"
 
 
 def test_a_sensor_that_never_stops_is_shelved_no_longer_after_four_times_a_day(desk: Desk) -> None:
