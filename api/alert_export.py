@@ -154,11 +154,10 @@ def _lines(rows: Sequence[Iterable[str | int]]) -> bytes:
 
 def _cells(alert: Alert, language: Language, place: int) -> list[str | int]:
     shelved, out = alert.shelved, alert.out_of_service
-    title = word(f"rule.{alert.rule}.title", language)
     values: dict[str, object] = {
         **dict(alert),
         "severity": word(f"severity.{alert.severity}", language),
-        "title": alert.rule if title.endswith(".title") else title,
+        "title": _title(alert, language),
         "kind": kind_name(alert.kind, language),
         "name": (alert.name_en if language == "en" else None) or alert.name,
         "shelved_until": shelved and shelved.until,
@@ -170,6 +169,13 @@ def _cells(alert: Alert, language: Language, place: int) -> list[str | int]:
         "suppressed_by": " ".join(alert.suppressed_by),
     }
     return [_cell(values[column], place) for column in _COLUMNS]
+
+
+def _title(alert: Alert, language: Language) -> str:
+    if alert.rule_name is not None:
+        return alert.rule_name.english if language == "en" else alert.rule_name.chinese
+    title = word(f"rule.{alert.rule}.title", language)
+    return alert.rule if title.endswith(".title") else title
 
 
 def _cell(value: object, place: int) -> str | int:

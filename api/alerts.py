@@ -5,7 +5,7 @@ What people do with them is in `api.alert_actions`, files of them in `api.alert_
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -32,14 +32,15 @@ from api.places import find_area
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest.alerts import Done
+from ingest.hygiene import STALE_AFTER
+from ingest.rules import Name
+from ingest.store.rules import NAME
 
 Status = Literal[
     "desk", "unacknowledged", "active", "open", "acknowledged", "latched", "stale", "shelved",
     "suppressed", "history",
 ]  # fmt: skip
 
-# Standing for so long, an alert is stale (domain.md).
-STALE_AFTER: Final = timedelta(hours=24)
 # Of a detector that chatters nobody reads more; the counts tell how many there are.
 OCCURRENCES_MAX: Final = 100
 STEPS_MAX: Final = 500
@@ -66,9 +67,9 @@ COLUMNS: Final = sql.SQL(
         jsonb_build_object('until', t.out_of_service_until, 'by', t.out_of_service_by,
                            'reason', t.out_of_service_reason)
     END AS out_of_service,
-    t.quiet, {stale} AS stale
+    t.quiet, {stale} AS stale, {name} AS rule_name
     """
-).format(stale=_STALE)
+).format(stale=_STALE, name=sql.SQL(NAME))
 
 # Each tab is a question to the flags; written out, so that the indexes of open alerts, and of those
 # put aside, serve.
@@ -123,6 +124,8 @@ class Alert(Answer):
     active. ``latched``: it ended, and waits for a person to reset it. ``suppressed_by`` are causes
     such as ``gateway:gw-7``, ``window:…``, ``flood:…``. ``quiet``: it is kept from the desk, which
     danger to life (``life_safety``) never is. ``stale``: active for more than 24 h, when told.
+    ``rule_name`` is what people call a rule of their own; null for the product's, which the locales
+    name.
     """
 
     id: UUID
@@ -157,6 +160,7 @@ class Alert(Answer):
     out_of_service: Aside | None
     quiet: bool
     stale: bool
+    rule_name: Name | None
 
 
 class Step(Answer):

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from api.answers import Answer, Instant, Moment, Page, PageQuestion, Question, rfc3339
 from api.errors import FieldError, Problem
+from api.idempotency import afterwards, idempotent, writes
 from api.incidents import AreaId, Note, Officer, Reason
 from api.overview import Severity
 from api.paging import link_next
@@ -282,6 +283,7 @@ async def get_case(case: str, person: Officer, request: Request) -> CaseDetail:
 
 
 @router.post("/cases/{case}/confirm")
+@idempotent
 async def confirm_case(
     case: str,
     person: Officer,
@@ -306,6 +308,7 @@ async def confirm_case(
 
 
 @router.post("/cases/{case}/close")
+@idempotent
 async def close_case(
     case: str, person: Officer, request: Request, closing: Closing, if_match: IfMatch = None
 ) -> CaseDetail:
@@ -330,6 +333,7 @@ async def close_case(
 
 
 @router.post("/cases/{case}/reopen")
+@idempotent
 async def reopen_case(
     case: str, person: Officer, request: Request, why: Why, if_match: IfMatch = None
 ) -> CaseDetail:
@@ -344,6 +348,7 @@ async def reopen_case(
 
 
 @router.post("/cases/{case}/assign")
+@idempotent
 async def assign_case(
     case: str, person: Officer, request: Request, assignment: Assignment, if_match: IfMatch = None
 ) -> CaseDetail:
@@ -363,6 +368,7 @@ async def assign_case(
 
 
 @router.post("/cases/{case}/rate")
+@idempotent
 async def rate_case(
     case: str, person: Officer, request: Request, rating: Rating, if_match: IfMatch = None
 ) -> CaseDetail:
@@ -379,6 +385,7 @@ async def rate_case(
 
 
 @router.post("/cases/{case}/notes")
+@idempotent
 async def note_case(
     case: str, person: Officer, request: Request, remark: Remark, if_match: IfMatch = None
 ) -> CaseDetail:
@@ -395,6 +402,7 @@ async def note_case(
 
 
 @router.post("/cases/{case}/merge")
+@idempotent
 async def merge_case(
     case: str, person: Officer, request: Request, merging: Merging, if_match: IfMatch = None
 ) -> CaseDetail:
@@ -412,6 +420,7 @@ async def merge_case(
 
 
 @router.post("/cases/{case}/split", status_code=201)
+@idempotent
 async def split_case(
     case: str,
     person: Officer,
@@ -433,6 +442,7 @@ async def split_case(
 
 
 @router.post("/cases/{case}/steps/{step}")
+@idempotent
 async def do_step(
     case: str,
     step: str,
@@ -472,14 +482,18 @@ async def _move(
     """
     parts = services(request)
     key, expected = _uuid(case), _version(if_match)
-    async with parts.pool.connection() as conn:
+    async with writes(request) as conn:
         await _find(conn, person.scope, key)
         sight = desk.Sight(person.area, person.name, parts.clock(), expected)
         async with _problems(conn, person.scope, key, other), conn.transaction():
             shown = await deed(conn, key, sight) or key
             after = await _detail(conn, person.scope, shown)
-    for alert in after.alerts:
-        parts.hub.tell_alert(alert.id)
+
+    def tell() -> None:
+        for alert in after.alerts:
+            parts.hub.tell_alert(alert.id)
+
+    afterwards(request, tell)
     return after
 
 

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from api.answers import Answer, Instant, Question
 from api.errors import FieldError, Problem
+from api.idempotency import idempotent, writes
 from api.notifications import Admin, IfMatch, seen_version, to_id
 from api.people import Principal
 from api.places import find_area
@@ -70,12 +71,13 @@ async def list_chains(
 
 
 @router.post("/notification-chains", status_code=201)
+@idempotent
 async def add_chain(
     person: Admin, request: Request, response: Response, draft: ChainDraft
 ) -> StoredChain:
     """Keep a new chain."""
     parts, chain = services(request), uuid7()
-    async with parts.pool.connection() as conn, conn.transaction():
+    async with writes(request) as conn, conn.transaction():
         await _check_chain(conn, person, draft)
         await conn.execute(
             """

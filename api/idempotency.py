@@ -27,7 +27,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import wraps
 from typing import Annotated, Any, Final, ParamSpec, TypeVar, cast
 
@@ -39,11 +39,10 @@ from api.answers import Answer
 from api.errors import Problem
 from api.people import Principal
 from api.state import Connection, services
+from ingest.store.expired import ANSWERS_KEPT, BATCH, DROP_ANSWERS
 
-KEPT: Final = timedelta(hours=24)
 # Each holds a connection for as long as it takes, and may need a second one.
 _AT_ONCE: Final = asyncio.Semaphore(4)
-_PURGED_MAX: Final = 1_000
 _REPLAYED: Final = "Idempotency-Replayed"
 _TURN: Final = "linli.idempotency"
 # A structured field's string, or the same without its quotes.
@@ -195,7 +194,7 @@ async def _stored(
         FROM idempotency AS i
         WHERE i.principal = %s AND i.key = %s AND i.at > %s
         """,
-        (principal, key, now - KEPT),
+        (principal, key, now - ANSWERS_KEPT),
     )
     row = await cursor.fetchone()
     if row is None:
@@ -210,17 +209,7 @@ async def _keep(
     conn: Connection, principal: str, key: str, asked: bytes, response: Response, now: datetime
 ) -> None:
     """Store an answer, and clear away some of those whose day is over."""
-    await conn.execute(
-        """
-        DELETE FROM idempotency AS i
-        USING (
-            SELECT o.principal, o.key FROM idempotency AS o WHERE o.at <= %s
-            LIMIT %s FOR UPDATE SKIP LOCKED
-        ) AS old
-        WHERE i.principal = old.principal AND i.key = old.key
-        """,
-        (now - KEPT, _PURGED_MAX),
-    )
+    await conn.execute(DROP_ANSWERS, {"before": now - ANSWERS_KEPT, "count": BATCH})
     headers = {name: value for name, value in response.headers.items() if name != "content-length"}
     await conn.execute(
         """

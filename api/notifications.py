@@ -26,6 +26,7 @@ from api.answers import (
 )
 from api.auth import Allow, Person
 from api.errors import FieldError, Problem
+from api.idempotency import idempotent, writes
 from api.paging import link_next
 from api.people import Principal
 from api.places import find_area
@@ -215,6 +216,7 @@ async def list_my_channels(person: Person, request: Request) -> list[ChannelAnsw
 
 
 @router.post("/me/channels", status_code=201)
+@idempotent
 async def add_my_channel(person: Person, request: Request, draft: ChannelDraft) -> ChannelAnswer:
     """Add where one is told; the address is never given out again."""
     _refuse_service(person)
@@ -222,8 +224,8 @@ async def add_my_channel(person: Person, request: Request, draft: ChannelDraft) 
         await asyncio.to_thread(check_address, draft.kind, draft.address)
     except Forbidden as error:
         raise _forbidden(error) from None
-    parts, channel, now = services(request), uuid7(), services(request).clock()
-    async with parts.pool.connection() as conn, conn.transaction():
+    channel, now = uuid7(), services(request).clock()
+    async with writes(request) as conn, conn.transaction():
         await _check_room(conn, "username", person.name)
         await conn.execute(
             """
@@ -293,13 +295,14 @@ async def list_webhooks(person: Admin, request: Request) -> list[Webhook]:
 
 
 @router.post("/webhooks", status_code=201)
+@idempotent
 async def add_webhook(
     person: Admin, request: Request, response: Response, draft: WebhookDraft
 ) -> NewWebhook:
     """Add a webhook; only this answer ever shows its secret."""
     parts, webhook, secret = services(request), uuid7(), new_secret()
     await _check_target(request, draft.address)
-    async with parts.pool.connection() as conn, conn.transaction():
+    async with writes(request) as conn, conn.transaction():
         await find_area(conn, person.scope, draft.area)
         await _check_room(conn, "area", draft.area)
         await conn.execute(

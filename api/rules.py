@@ -21,6 +21,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from api.answers import Answer, Instant, Moment, Question
 from api.auth import EVERY_ROLE, Person
 from api.errors import FieldError, Problem
+from api.idempotency import idempotent, writes
 from api.overview import Severity
 from api.people import Principal
 from api.places import find_area
@@ -228,6 +229,7 @@ async def get_rule(area: str, rule: str, person: Person, request: Request) -> Ru
 
 
 @router.put("/areas/{area}/rules/{rule}")
+@idempotent
 async def put_rule(
     area: str,
     rule: str,
@@ -238,7 +240,7 @@ async def put_rule(
 ) -> RuleDetail:
     """Say what of a rule holds in an area and below, from now on; all else is inherited."""
     expected = _version(if_match)
-    async with services(request).pool.connection() as conn, conn.transaction():
+    async with writes(request) as conn, conn.transaction():
         desk = await _desk(conn, person, area)
         definition = desk.definition(rule, change.definition)
         desk.check(rule, definition)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from api.answers import Answer, Instant, Page, PageQuestion, Question
 from api.errors import FieldError, Problem
+from api.idempotency import idempotent, writes
 from api.incidents import AreaId, Note, Officer
 from api.overview import Severity
 from api.paging import link_next
@@ -113,12 +114,13 @@ async def list_shifts(
 
 
 @router.post("/shifts", status_code=201)
+@idempotent
 async def hand_over_shift(
     person: Officer, request: Request, response: Response, given: HandOver
 ) -> Shift:
     """Hand a shift over to another officer who has the area; they are to accept it."""
     parts = services(request)
-    async with parts.pool.connection() as conn:
+    async with writes(request) as conn:
         try:
             made = await stored.hand_over(
                 conn,
@@ -140,11 +142,12 @@ async def hand_over_shift(
 
 
 @router.post("/shifts/{shift}/accept")
+@idempotent
 async def accept_shift(shift: str, person: Officer, request: Request) -> Shift:
     """Take a shift over; its giver's open cases are now the taker's. Only for whom it is meant."""
     parts = services(request)
     key = _uuid(shift)
-    async with parts.pool.connection() as conn:
+    async with writes(request) as conn:
         found = await _find(conn, person.scope, key)
         if found.given_to != person.name:
             raise Problem("role.forbidden")

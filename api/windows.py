@@ -27,6 +27,7 @@ from api.answers import (
 )
 from api.auth import Allow, Person
 from api.errors import FieldError, Problem
+from api.idempotency import idempotent, writes
 from api.paging import link_next
 from api.people import Principal
 from api.places import find_area
@@ -208,6 +209,7 @@ async def list_windows(
 
 
 @router.post("/windows", status_code=201)
+@idempotent
 async def create_window(
     person: Manager, request: Request, response: Response, plan: Plan
 ) -> Window:
@@ -215,7 +217,7 @@ async def create_window(
     parts = services(request)
     node = _node(plan)
     _check_right(person, afterwards=plan.afterwards)
-    async with parts.pool.connection() as conn:
+    async with writes(request) as conn:
         try:
             made = await stored.create(
                 conn,
@@ -297,6 +299,7 @@ async def change_window(
 
 
 @router.post("/windows/{window}/cancel")
+@idempotent
 async def cancel_window(
     window: str,
     person: Manager,
@@ -311,7 +314,7 @@ async def cancel_window(
     parts = services(request)
     expected = None if if_match is None else _version(if_match)
     _check_right(person, afterwards=cancellation.afterwards)
-    async with parts.pool.connection() as conn:
+    async with writes(request) as conn:
         found = await _own(conn, person.scope, window, parts.clock())
         try:
             await stored.cancel(

@@ -6,6 +6,8 @@ Raw rows are dropped by whole chunks, and only where nothing is to be computed f
 the days they belong to are final and unmarked, and devices' days are made of them. From then on
 `raw_kept` says that those days stay as they are; numbers, lamp-nights and devices' days remain.
 
+What other tables keep for a time only (`ingest.store.expired`) goes in the same loop.
+
 With `reading_index` after-close the b-tree of a chunk of readings is built when its time is over,
 which costs less than half of keeping one up meanwhile. docs/decisions/0016.
 """
@@ -25,7 +27,7 @@ from ingest.domains import DOMAINS
 from ingest.errors import Unavailable
 from ingest.indicators.spans import day_span, from_us
 from ingest.kinds import KINDS
-from ingest.store import chunks, connect, device_days, driver_errors
+from ingest.store import chunks, connect, device_days, driver_errors, expired
 from ingest.store.chunks import READINGS, Chunk, Method
 
 log = logging.getLogger(__name__)
@@ -140,6 +142,10 @@ class StorageKeeper:
         for table, kept in self._kept.items():
             for end in drop_old(conn, table, now - kept):
                 log.info("chunk dropped table=%s end=%s", table, end)
+                if self._stopping.is_set():
+                    return
+        for drop in (expired.drop_answers, expired.drop_messages, expired.drop_cancelled):
+            while drop(conn, now) == expired.BATCH:
                 if self._stopping.is_set():
                     return
 

@@ -245,6 +245,7 @@ def _told(fact: Facts) -> dict[str, Any]:
     return {
         "id": str(fact.id),
         "rule": fact.rule,
+        "rule_name": fact.rule_name,
         "severity": fact.severity,
         "life_safety": fact.life_safety,
         "active": fact.active,

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -19,6 +19,7 @@ from ingest.notify.chains import Chain, Level, Placed, Role
 from ingest.notify.grouping import Kind, Waiting
 from ingest.notify.recipients import Channel, Person, Preferences, Telling
 from ingest.rules import Severity
+from ingest.store.rules import NAME
 
 #: So much of the outbox, or of what is due, is taken at once.
 BATCH: Final = 500
@@ -67,6 +68,7 @@ class Facts:
     community_name_en: str | None
     path: str
     time_zone: str
+    rule_name: dict[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +111,18 @@ def facts(conn: Connection, alerts: Iterable[UUID]) -> dict[UUID, Facts]:
     """Return alerts as they are now, by id."""
     with conn.cursor(row_factory=class_row(Facts)) as cursor:
         rows = cursor.execute(
-            """
-            SELECT t.id, t.rule, t.severity, t.life_safety, t.active, t.acknowledged, t.latched,
-                   t.quiet, t.late, t.repeats, t.last_raised_at AS raised_at, t.cleared_at,
-                   t.subject, t.name, t.name_en, t.community, c.name AS community_name,
-                   c.name_en AS community_name_en, t.path::text, c.time_zone
-            FROM alert_view AS t
-            JOIN area AS c ON c.area = t.community
-            WHERE t.id = ANY (%s)
-            """,
+            sql.SQL(
+                """
+                SELECT t.id, t.rule, t.severity, t.life_safety, t.active, t.acknowledged, t.latched,
+                       t.quiet, t.late, t.repeats, t.last_raised_at AS raised_at, t.cleared_at,
+                       t.subject, t.name, t.name_en, t.community, c.name AS community_name,
+                       c.name_en AS community_name_en, t.path::text, c.time_zone,
+                       {name} AS rule_name
+                FROM alert_view AS t
+                JOIN area AS c ON c.area = t.community
+                WHERE t.id = ANY (%s)
+                """
+            ).format(name=sql.SQL(NAME)),
             (list(set(alerts)),),
         ).fetchall()
     return {row.id: row for row in rows}

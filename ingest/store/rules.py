@@ -83,6 +83,21 @@ _LIES: Final[LiteralString] = """
     GROUP BY a.area
 """
 
+#: What people call the rule of ``t``, a row of `alert_view`, as JSON; null for the product's own.
+NAME: Final[LiteralString] = """
+    CASE WHEN starts_with(t.rule, 'custom.') THEN (
+        SELECT v.definition -> 'name'
+        FROM rule_version AS v
+        JOIN area AS n ON n.area = v.area
+        WHERE v.rule = t.rule AND n.path @> t.path AND v.definition ? 'name'
+        -- What holds before what a rule that was withdrawn was called once; then the nearest area.
+        ORDER BY EXISTS (SELECT FROM rule_version AS l
+                         WHERE l.rule = v.rule AND l.area = v.area AND l.version > v.version),
+                 nlevel(n.path) DESC, v.version DESC
+        LIMIT 1
+    ) END
+"""
+
 
 def revision(conn: Connection) -> int:
     """Return the number that grows with each change of a rule."""

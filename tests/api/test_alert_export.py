@@ -13,6 +13,7 @@ import pytest
 from api import alert_export
 from tests.api.conftest import Api
 from tests.api.desk import point
+from tests.api.test_rules import OWN, put
 
 EXPORT = "/api/v1/alerts/export"
 
@@ -109,3 +110,15 @@ async def test_bad_question_is_a_problem_not_a_file(
     assert answer.headers["Content-Type"] == "application/problem+json"
     errors: list[dict[str, Any]] = answer.json().get("errors", [])
     assert [error["pointer"] for error in errors] == ([] if pointer is None else [pointer])
+
+
+async def test_a_rule_of_peoples_own_is_called_what_they_call_it(module_city: Api) -> None:
+    made = point(module_city, "custom")
+    assert (await put(module_city, "wang", "c01", made.rule.id, OWN)).status_code == 200
+    query = f"{EXPORT}?rule={made.rule.id}"
+    client = module_city.client("li")
+    (chinese,) = rows((await client.get(query)).text)
+    (english,) = rows((await client.get(f"{query}&language=en")).text)
+    assert (chinese["告警"], english["What"]) == ("半满", "Half full")
+    (told,) = (await client.get(f"{query}&format=json")).json()
+    assert told["rule_name"] == OWN["name"]

@@ -15,6 +15,7 @@ from ingest.alerts import Suppress, Unshelve
 from ingest.store import alerts as stored
 from tests.api.conftest import ALERTS, NOW, Api, insert_alert
 from tests.api.desk import Point, point
+from tests.api.test_rules import OWN, put
 
 LIST = "/api/v1/alerts"
 NAMES = {str(alert): name for name, alert in ALERTS.items()}
@@ -361,3 +362,35 @@ async def test_bad_note_is_refused(city: Api, body: object, code: str) -> None:
     answer = await city.client("li").post(_path("dark", "/acknowledge"), json=body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["code"] == code
+
+
+async def test_a_rule_of_peoples_own_is_called_what_they_call_it(own_city: Api) -> None:
+    made = point(own_city, "custom")
+    rule = made.rule.id
+    nearer = {"zh-CN": "东区半满", "en": "Half full, east"}
+
+    async def name() -> object:
+        detail = (await own_city.client("li").get(made.path)).json()
+        (row,) = (await own_city.client("li").get(f"{LIST}?rule={rule}")).json()["items"]
+        assert row["rule_name"] == detail["rule_name"]
+        return row["rule_name"]
+
+    async def withdraw(area: str) -> None:
+        path = f"/api/v1/areas/{area}/rules/{rule}?reason=over"
+        gone = await own_city.client("root").delete(path, headers={"If-Match": "1"})
+        assert gone.status_code == 204, gone.text
+
+    assert await name() is None
+    assert (await put(own_city, "root", "c02", rule, OWN)).status_code == 200
+    assert await name() is None  # another community's rule of the same id
+    assert (await put(own_city, "root", "city", rule, OWN)).status_code == 200
+    assert await name() == OWN["name"]
+    assert (await put(own_city, "wang", "c01", rule, {"name": nearer})).status_code == 200
+    assert await name() == nearer
+    await withdraw("c01")
+    assert await name() == OWN["name"]
+    await withdraw("c02")
+    await withdraw("city")
+    assert await name() in (OWN["name"], nearer)  # what is over keeps a name
+    product = (await own_city.client("li").get(_path("dark"))).json()
+    assert product["rule_name"] is None

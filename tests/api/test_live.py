@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx2
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from api import live
 from api.live import QUEUE_MAX, RESET, RING_BYTES_MAX, RING_MAX, STREAMS_MAX, Channel, Viewer
@@ -58,6 +59,23 @@ async def test_stream_begins_with_a_snapshot_of_the_area(server: Server) -> None
     told = {item.get("device") for item in snapshot.data["feed"]}
     assert {"c01-lamp-001", "c01-gate-001"} <= told
     assert not any(device and device.startswith("c02") for device in told)
+
+
+async def test_a_rule_of_peoples_own_is_called_what_they_call_it(server: Server) -> None:
+    name = {"zh-CN": "太暗", "en": "Too dark"}
+    with psycopg.connect(server.dsn) as conn:
+        conn.execute(
+            "INSERT INTO rule_version VALUES ('custom.dim', 'c01', 1, 2, %s, 'x', 'x', now())",
+            (Jsonb({"name": name}),),
+        )
+        insert_alert(
+            conn, uuid.uuid4(), "custom.dim", "minor", "c01-lamp-001",
+            now=datetime.now(UTC), raised_at=datetime.now(UTC),
+        )  # fmt: skip
+    async with server.client("wang") as client, watching(client, "c01") as reader:
+        snapshot = await reader.next("snapshot")
+    named = {alert["rule"]: alert["rule_name"] for alert in snapshot.data["alerts"]}
+    assert (named["custom.dim"], named["lamp.dark"]) == (name, None)
 
 
 async def test_change_is_told_with_name_and_area(server: Server, broker: Broker) -> None:

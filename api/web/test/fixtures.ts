@@ -35,6 +35,7 @@ export function alert(changes: Partial<Alert> = {}): Alert {
     out_of_service: null,
     quiet: false,
     stale: false,
+    rule_name: null,
     ...changes,
   };
 }

@@ -75,16 +75,23 @@ def text(kind: str, content: Mapping[str, Any], language: Language) -> Text:
 def _facts(alert: Mapping[str, Any], language: Language) -> dict[str, object]:
     names = _names(language)
     zone = ZoneInfo(alert["time_zone"])
-    unknown = names["rule.unknown.title"].replace("{{rule}}", alert["rule"])
     return {
         "severity": names[f"severity.{alert['severity']}"],
-        "rule": names.get(f"rule.{alert['rule']}.title", unknown),
+        "rule": _rule(alert, language),
         "name": _named(alert["subject"], language),
         "area": _named(alert["area"], language),
         "time": _local(alert["raised_at"], zone),
         "cleared": _local(alert["cleared_at"], zone),
         "repeats": alert["repeats"],
     }
+
+
+def _rule(alert: Mapping[str, Any], language: Language) -> str:
+    if alert["rule_name"] is not None:
+        return alert["rule_name"][language]
+    names = _names(language)
+    unknown = names["rule.unknown.title"].replace("{{rule}}", alert["rule"])
+    return names.get(f"rule.{alert['rule']}.title", unknown)
 
 
 def _named(thing: Mapping[str, str | None], language: Language) -> str:

@@ -307,6 +307,22 @@ def test_what_is_wrong_with_one_alert_silences_no_other(
     assert "an alert cannot be told" in caplog.text
 
 
+def test_a_rule_of_peoples_own_is_told_by_its_name(place: Town, mailbox: Mailbox) -> None:
+    place.contact("manager")
+    place.chain("c01", steps=[{"recipients": [{"person": "manager"}]}])
+    place.conn.execute(
+        """
+        INSERT INTO rule_version
+        VALUES ('custom.loud', 's01', 1, 2, '{"name": {"zh-CN": "吵闹", "en": "Loud"}}', 'x', 'x',
+                now())
+        """
+    )
+    place.raise_(place.device(), rule="custom.loud")
+    place.tell()
+    (title,) = mailbox.titles("manager")
+    assert title.endswith("Loud")
+
+
 def test_an_idle_second_reads_no_table_through(place: Town) -> None:
     with place.conn.transaction():
         place.conn.execute("SET LOCAL enable_seqscan = off")

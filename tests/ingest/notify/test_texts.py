@@ -14,6 +14,7 @@ from ingest.notify.texts import Language, text
 def alert(**changes: Any) -> dict[str, Any]:
     return {
         "rule": "alarm.smoke",
+        "rule_name": None,
         "severity": "critical",
         "active": True,
         "raised_at": "2026-11-23T02:00:00+00:00",
@@ -99,3 +100,11 @@ def test_a_name_cannot_steer_what_shows_it() -> None:
 )
 def test_an_address_is_shown_in_part(kind: str, address: str, shown: str) -> None:
     assert describe(kind, address) == shown
+
+
+@pytest.mark.parametrize(
+    ("language", "title"), [("zh-CN", "【紧急】半满"), ("en", "[Critical] Half full")]
+)
+def test_a_rule_of_peoples_own_is_called_what_they_call_it(language: Language, title: str) -> None:
+    named = alert(rule="custom.half", rule_name={"zh-CN": "半满", "en": "Half full"})
+    assert text("raised", content(named), language).title == title

@@ -261,6 +261,8 @@ export interface Alert {
   /** Kept from the desk: put aside or suppressed, and no danger to life. */
   readonly quiet: boolean;
   readonly stale: boolean;
+  /** What people call a rule of their own; null: the product's, which the catalogue names. */
+  readonly rule_name: Readonly<Record<'zh-CN' | 'en', string>> | null;
 }
 
 export interface TimelineEntry {

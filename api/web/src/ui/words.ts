@@ -6,7 +6,8 @@ import { language, named, nameOf, t, template } from '../i18n';
 import { areas } from '../session';
 import { placeholders } from './template';
 
-export function alertTitle(alert: Pick<Alert, 'rule'>): string {
+export function alertTitle(alert: Pick<Alert, 'rule' | 'rule_name'>): string {
+  if (alert.rule_name !== null) return alert.rule_name[language.value];
   return named(`rule.${alert.rule}.title`, t('rule.unknown.title', { rule: alert.rule }));
 }
 
