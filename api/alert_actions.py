@@ -347,7 +347,7 @@ async def _act(
     async with writes(request) as conn:
         found = await find_alert(conn, person.scope, parse_id(alert), now=now)
         action = wanted.move(now, person.name)
-        await _move(conn, person, found.id, found.rule, action, expected)
+        await _move(conn, person, found.id, (found.rule, found.kind), action, expected)
         changed = await find_alert(conn, person.scope, found.id, now=now)
     afterwards(request, lambda: parts.hub.tell_alert(changed.id))
     return changed
@@ -368,7 +368,7 @@ async def _outcome(
     conn: Connection,
     person: Principal,
     alert: str,
-    rules: Mapping[str, tuple[UUID, str]],
+    rules: Mapping[str, tuple[UUID, tuple[str, str]]],
     action: machine.Action,
     expected: int | None,
 ) -> Outcome:
@@ -394,8 +394,11 @@ async def _outcome(
 
 async def _rules(
     conn: Connection, person: Principal, alerts: list[str]
-) -> dict[str, tuple[UUID, str]]:
-    """Return id and rule of those alerts that the person may see, by the name they were given."""
+) -> dict[str, tuple[UUID, tuple[str, str]]]:
+    """Return those alerts that the person may see, by the name they were given.
+
+    Of each its id, and its rule with the device class that it is about.
+    """
     ids: dict[str, UUID] = {}
     for alert in alerts:
         try:
@@ -404,7 +407,7 @@ async def _rules(
             continue
     cursor = await conn.execute(
         """
-        SELECT t.id, t.rule
+        SELECT t.id, t.rule, t.kind
         FROM alert_view AS t
         WHERE t.id = ANY (%(ids)s)
           AND t.path <@ %(scope)s::ltree  -- invariant 9
@@ -416,7 +419,7 @@ async def _rules(
             "hidden": person.scope.hidden_rules,
         },
     )
-    rules: dict[UUID, str] = dict(await cursor.fetchall())
+    rules = {found: (rule, kind) async for found, rule, kind in cursor}
     return {alert: (one, rules[one]) for alert, one in ids.items() if one in rules}
 
 
@@ -424,7 +427,7 @@ async def _move(
     conn: Connection,
     person: Principal,
     alert: UUID,
-    rule: str,
+    rule: tuple[str, str],
     action: machine.Action,
     expected: int | None,
 ) -> int:
@@ -433,7 +436,7 @@ async def _move(
     Raises:
         Problem: It is not there, not theirs to move, not possible, or somebody was first.
     """
-    if not person.scope.may_acknowledge(rule):
+    if not person.scope.may_acknowledge(*rule):
         raise Problem("role.forbidden")
     try:
         after = await stored.act(

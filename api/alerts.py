@@ -181,7 +181,11 @@ class Step(Answer):
 
 
 class Occurrence(Answer):
-    """One time that the condition held; ``params`` are what the rule saw then."""
+    """One time that the condition held; ``params`` are what the rule saw then.
+
+    ``id`` counts within the alert: numbers of all would show by their gaps what is kept from a
+    reader.
+    """
 
     id: int
     active: bool
@@ -425,8 +429,8 @@ async def _occurrences(conn: Connection, told: Mapping[str, object]) -> list[Occ
     async with conn.cursor(row_factory=class_row(Occurrence)) as cursor:
         await cursor.execute(
             """
-            SELECT o.id, o.active, o.late, o.raised_at, o.received_at, o.cleared_at,
-                   o.acknowledged_at, o.params
+            SELECT row_number() OVER (ORDER BY o.id) AS id, o.active, o.late, o.raised_at,
+                   o.received_at, o.cleared_at, o.acknowledged_at, o.params
             FROM alert_occurrence AS o
             JOIN alert_view AS t ON t.id = o.alert
             WHERE o.alert = %(alert)s
@@ -443,13 +447,17 @@ async def _timeline(conn: Connection, told: Mapping[str, object]) -> list[Step]:
     async with conn.cursor(row_factory=class_row(Step)) as cursor:
         await cursor.execute(
             """
-            SELECT h.at, h.actor, h.action, h.reason, h.note, h.occurrence, h.params,
+            SELECT h.at, h.actor, h.action, h.reason, h.note, o.number AS occurrence, h.params,
                    CASE WHEN h.action = 'cleared'
                         THEN extract(epoch FROM greatest(o.cleared_at - o.raised_at, '0'))::float8
                    END AS lasted_s
             FROM alert_history AS h
             JOIN alert_view AS t ON t.id = h.alert
-            LEFT JOIN alert_occurrence AS o ON o.id = h.occurrence
+            LEFT JOIN (
+                SELECT id, row_number() OVER (ORDER BY id) AS number, raised_at, cleared_at
+                FROM alert_occurrence
+                WHERE alert = %(alert)s
+            ) AS o ON o.id = h.occurrence
             WHERE h.alert = %(alert)s
               AND t.path <@ %(scope)s::ltree  -- invariant 9
             ORDER BY h.id DESC

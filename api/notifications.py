@@ -33,17 +33,19 @@ from api.places import find_area
 from api.state import Connection, services
 from ingest.notify.addresses import Forbidden, check
 from ingest.notify.messengers import check_address, describe
-from ingest.notify.recipients import Preferences
+from ingest.notify.recipients import CHANNELS_MAX, Preferences
 from ingest.notify.webhook import new_secret
 
 ADMINS: Final = Allow("admin")
 Admin = Annotated[Principal, Depends(ADMINS)]
 IfMatch = Annotated[str | None, Header(description="the version that was seen; required")]
-#: So many channels a person, or webhooks an area, may have.
-CHANNELS_MAX: Final = 20
 #: A test waits so long for the process that sends.
 _TEST: Final = timedelta(seconds=25)
 _POLL_S: Final = 0.1
+#: So many tests a minute of one person's channels, or one area's webhooks: nobody proved yet that
+#: an address is theirs.
+TESTS_MAX: Final = 5
+_TESTS_WITHIN: Final = timedelta(minutes=1)
 _VERSION = re.compile(r'"?(\d{1,9})"?')
 
 Name = Annotated[
@@ -129,7 +131,7 @@ class Delivery(Answer):
     kind: Literal["raised", "repeated", "cleared", "digest", "test"]
     channel: UUID
     channel_kind: Kind
-    channel_name: str
+    channel_name: str | None = Field(description="null: that of somebody else is theirs to know")
     recipient: str | None = Field(description="user name; null for a webhook")
     community: str
     alerts: list[UUID]
@@ -431,7 +433,9 @@ async def list_notifications(
         place = await find_area(conn, person.scope, question.area or person.area)
         cursor = await conn.execute(
             """
-            SELECT m.id, m.key, m.kind, m.channel, c.kind, c.name, c.username, m.community,
+            SELECT m.id, m.key, m.kind, m.channel, c.kind,
+                   CASE WHEN c.username IS NULL OR c.username = %(me)s THEN c.name END,
+                   c.username, m.community,
                    v.alerts, m.state, m.attempts, m.error, m.created_at, m.finished_at
             FROM notification_message AS m
             JOIN notification_channel AS c ON c.id = m.channel
@@ -456,6 +460,7 @@ async def list_notifications(
             """,
             filters
             | {
+                "me": person.name,
                 "scope": person.path,
                 "area": place.path,
                 "hidden": person.scope.hidden_rules,
@@ -479,9 +484,29 @@ async def list_notifications(
 
 
 async def _test(request: Request, person: Principal, channel: UUID) -> TestOutcome:
-    """Have a test message sent, as any other is, and wait for what becomes of it."""
+    """Have a test message sent, as any other is, and wait for what becomes of it.
+
+    Raises:
+        Problem: ``notification.tests``: there were too many of late.
+    """
     parts, now = services(request), services(request).clock()
-    async with parts.pool.connection() as conn:
+    async with parts.pool.connection() as conn, conn.transaction():
+        # One after the other, or many at once would all count none.
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtext('linli test message'))")
+        cursor = await conn.execute(
+            """
+            SELECT count(*) FROM notification_message AS m
+            WHERE m.kind = 'test' AND m.created_at > %(since)s
+              AND m.channel IN (SELECT o.id FROM notification_channel AS c
+                                JOIN notification_channel AS o
+                                    ON o.username = c.username OR o.area = c.area
+                                WHERE c.id = %(channel)s)
+            """,
+            {"since": now - _TESTS_WITHIN, "channel": channel},
+        )
+        counted = await cursor.fetchone()
+        if counted is not None and counted[0] >= TESTS_MAX:
+            raise Problem("notification.tests", headers={"Retry-After": "60"})
         cursor = await conn.execute(
             """
             INSERT INTO notification_message (key, channel, kind, content, created_at, next_at)

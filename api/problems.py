@@ -140,6 +140,16 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     ),
     "headers.too_large": (431, "请求头过大", "The headers are too large"),
     "session.too_many": (429, "登录尝试过多,请稍后再试", "Too many log-in attempts, try later"),
+    "rule.trying": (
+        429,
+        "正在试运行另一条规则,请稍后再试",
+        "Another rule is being tried out, try later",
+    ),
+    "notification.tests": (
+        429,
+        "测试消息发送过于频繁,请稍后再试",
+        "Too many test messages, try later",
+    ),
     "stream.too_many": (429, "打开的实时连接过多", "Too many open live streams"),
     "internal": (500, "服务器内部错误", "Internal error"),
     "unavailable": (503, "服务暂时不可用,请稍后重试", "Not available right now, try again"),

@@ -26,7 +26,7 @@ from api.overview import Severity
 from api.people import Principal
 from api.places import find_area
 from api.problems import ERRORS_MAX, invalid
-from api.scope import is_police_matter
+from api.scope import POLICE_KINDS, is_police_matter
 from api.state import Connection, consistent, services
 from ingest.conditions import Condition, check
 from ingest.conditions.check import walk
@@ -41,8 +41,6 @@ VERSIONS_MAX: Final = 100
 _VERSION = re.compile(r'"?(\d{1,9})"?')
 _CUSTOM = re.compile(CUSTOM_PATTERN)
 _CONDITION: Final = TypeAdapter[Condition](Condition)
-# Whose alarms the police answer for; their devices' own condition is the property manager's.
-_POLICE_KINDS: Final = frozenset({"alarm", "gate"})
 # A dry run reads much: one at a time, and not for long.
 _ONE_AT_A_TIME: Final = asyncio.Semaphore(1)
 _BUDGET: Final = Budget(rows=500_000, seconds=5.0)
@@ -283,6 +281,9 @@ async def dry_run_rule(
     if tried is None or tried.when is None:
         raise _wrong("/body/definition/when", "rule.no_condition")
     dsn = parts.config.database.dsn.get_secret_value()
+    if _ONE_AT_A_TIME.locked():
+        # A queue would let a few requests keep a processor busy for minutes.
+        raise Problem("rule.trying", headers={"Retry-After": "5"})
     async with _ONE_AT_A_TIME:
         return await asyncio.to_thread(_try, dsn, tried, area, question)
 
@@ -386,7 +387,7 @@ def _is_security(rule: Rule) -> bool:
     if rule.when is None or rule.kind is None:
         return is_police_matter(rule.id)
     kinds = {rule.kind, *(one.kind for _, one in walk(rule.when) if isinstance(one, Event))}
-    return not kinds.isdisjoint(_POLICE_KINDS)
+    return not kinds.isdisjoint(POLICE_KINDS)
 
 
 async def _desk(conn: Connection, person: Principal, area: str) -> _Desk:

@@ -15,6 +15,8 @@ ROLES: Final[tuple[Role, ...]] = ("admin", "property", "police")
 DURESS: Final = "alarm.duress"
 # What a property manager sees but only the police, or an admin, may sign off.
 _POLICE_RULES: Final = ("alarm.", "gate.forced")
+#: Device classes whose events are a matter of security: so is what people's own rules make of them.
+POLICE_KINDS: Final = frozenset({"alarm", "gate"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,10 @@ class Scope:
         """Rules whose alerts do not exist for this role."""
         return [DURESS] if self.role == "property" else []
 
-    def may_acknowledge(self, rule: str) -> bool:
-        """Whether this role may acknowledge alerts of ``rule``."""
-        return self.role != "property" or not is_police_matter(rule)
+    def may_acknowledge(self, rule: str, kind: str) -> bool:
+        """Whether this role may acknowledge, or put aside, alerts of ``rule`` on a device class."""
+        is_own = rule.startswith("custom.") and kind in POLICE_KINDS
+        return self.role != "property" or not (is_own or is_police_matter(rule))
 
 
 def is_police_matter(rule: str) -> bool:

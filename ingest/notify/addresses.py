@@ -61,9 +61,7 @@ def is_public(ip: Ip) -> bool:
         embedded = [ip.ipv4_mapped, ip.sixtofour]
         if ip in _NAT64:
             embedded.append(ipaddress.IPv4Address(low))
-        if ip in _COMPATIBLE:
-            return False
-        if ip.teredo is not None:
+        if ip in _COMPATIBLE or ip.is_site_local or ip.teredo is not None:
             return False
         if any(one is not None and not is_public(one) for one in embedded):
             return False

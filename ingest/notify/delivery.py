@@ -121,16 +121,28 @@ class Dispatcher:
                 stored.finish(self.conn, message.id, "given_up", now, error="channel.removed")
                 stored.hurry(self.conn, message.id, now)
             return None
-        if message.kind != "cleared" or message.attempts:
+        sight = stored.in_sight(self.conn, message.id)
+        lost = {alert for alert, is_seen in sight.items() if not is_seen}
+        unheard = set[UUID]()
+        if message.kind == "cleared" and not message.attempts:
+            unheard = stored.unheard(self.conn, message.id)
+        untold = lost | unheard
+        if not untold:
             return message.content
-        unheard = stored.unheard(self.conn, message.id)
-        alerts: list[dict[str, Any]] = message.content["alerts"]
-        named = [alert for alert in alerts if UUID(alert["id"]) not in unheard]
-        count = cast("int", message.content["count"]) - len(unheard)
-        if count <= 0:
-            stored.finish(self.conn, message.id, "unheard", now)
-            return None
-        return {**message.content, "alerts": named, "count": count}
+        if len(untold) < len(sight):
+            alerts: list[dict[str, Any]] = message.content["alerts"]
+            named = [alert for alert in alerts if UUID(alert["id"]) not in untold]
+            count = min(cast("int", message.content["count"]), len(sight) - len(untold))
+            # The gravest comes first; what is not told says nothing by its severity either.
+            worst = named[0]["severity"] if named else message.content["severity"]
+            return {**message.content, "alerts": named, "count": count, "severity": worst}
+        with self.conn.transaction():
+            if lost:
+                stored.finish(self.conn, message.id, "given_up", now, error="channel.out_of_sight")
+                stored.hurry(self.conn, message.id, now)
+            else:
+                stored.finish(self.conn, message.id, "unheard", now)
+        return None
 
     def _record(self, now: datetime) -> None:
         for channel, sending in list(self._sending.items()):

@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,9 +22,11 @@ from ingest.notify.chains import (
 )
 from ingest.rules import Severity
 
+#: So many channels a person, or webhooks an area, may have.
+CHANNELS_MAX: Final = 20
 #: Nobody but the police, and who answers for all, may learn of it.
 DURESS: Final = "alarm.duress"
-_DURESS_ROLES: Final = frozenset({"admin", "police"})
+DURESS_ROLES: Final = frozenset({"admin", "police"})
 
 
 class Preferences(BaseModel):
@@ -40,9 +42,9 @@ class Preferences(BaseModel):
     min_severity: Severity = "info"
     quiet_from: LocalTime | None = None
     quiet_to: LocalTime | None = None
-    digest: list[Severity] = Field(default_factory=lambda: ["info"])
+    digest: list[Severity] = Field(default_factory=lambda: ["info"], max_length=len(SEVERITIES))
     digest_at: LocalTime = time(8)
-    channels: dict[Severity, list[UUID]] = Field(
+    channels: dict[Severity, Annotated[list[UUID], Field(max_length=CHANNELS_MAX)]] = Field(
         default_factory=dict, description="by which channels each severity comes; default: all"
     )
 
@@ -140,7 +142,7 @@ def who(
     """
     tellings: dict[UUID, Telling] = {}
     reached = False
-    allowed = [one for one in people if matter.rule != DURESS or one.role in _DURESS_ROLES]
+    allowed = [one for one in people if matter.rule != DURESS or one.role in DURESS_ROLES]
     for recipient in recipients:
         match recipient:
             case WebhookRecipient(webhook=wanted):

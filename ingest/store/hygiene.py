@@ -16,6 +16,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from ingest.alerts import Action, Suppress, Unsuppress
+from ingest.cases import DURESS
 from ingest.hygiene import (
     ACTOR,
     CIRCUIT_DARK,
@@ -465,7 +466,8 @@ class Incoming:
 def incoming(conn: Connection, communities: Sequence[str], now: datetime) -> list[Incoming]:
     """Return what comes in, by community.
 
-    What was muted for another cause than a flood, or is put aside, floods nobody.
+    What was muted for another cause than a flood, or is put aside, floods nobody. Nor is duress
+    counted: the flood's alert is shown to people who must not learn of it.
     """
     with conn.cursor(row_factory=class_row(Incoming)) as cursor:
         return cursor.execute(
@@ -477,7 +479,7 @@ def incoming(conn: Connection, communities: Sequence[str], now: datetime) -> lis
                 FROM alert_occurrence AS o
                 JOIN alert AS t ON t.id = o.alert
                 WHERE o.received_at > %(since)s
-                  AND t.rule <> %(flood)s
+                  AND t.rule <> ALL (%(uncounted)s)
                   AND t.shelved_until IS NULL AND t.out_of_service_until IS NULL
                   AND NOT EXISTS (SELECT FROM unnest(t.suppressed_by) AS c (cause)
                                   WHERE c.cause NOT LIKE 'flood:%%')
@@ -492,7 +494,12 @@ def incoming(conn: Connection, communities: Sequence[str], now: datetime) -> lis
                           AND t.suppressed_by @> ARRAY['flood:' || k.community]) AS folded
             ) AS f
             """,
-            {"communities": list(communities), "since": now - FLOOD_TIME, "flood": FLOOD},
+            {
+                "communities": list(communities),
+                "since": now - FLOOD_TIME,
+                "flood": FLOOD,
+                "uncounted": [FLOOD, DURESS],
+            },
         ).fetchall()
 
 

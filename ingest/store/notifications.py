@@ -17,7 +17,14 @@ from psycopg.types.json import Jsonb
 from ingest.alerts import Done
 from ingest.notify.chains import Chain, Level, Placed, Role
 from ingest.notify.grouping import Kind, Waiting
-from ingest.notify.recipients import Channel, Person, Preferences, Telling
+from ingest.notify.recipients import (
+    DURESS,
+    DURESS_ROLES,
+    Channel,
+    Person,
+    Preferences,
+    Telling,
+)
 from ingest.rules import Severity
 from ingest.store.rules import NAME
 
@@ -511,6 +518,31 @@ def unheard(conn: Connection, message: int) -> set[UUID]:
             (message,),
         )
     }
+
+
+def in_sight(conn: Connection, message: int) -> dict[UUID, bool]:
+    """Return the alerts of a message, and whether who is told may see each as of now.
+
+    People move to other areas and roles while a digest, or another attempt, waits.
+    """
+    return dict(
+        conn.execute(
+            """
+            SELECT n.alert,
+                   bool_and(a.path @> t.path
+                            AND (t.rule <> %(duress)s
+                                 OR coalesce(p.role = ANY (%(roles)s), c.duress)))
+            FROM notification AS n
+            JOIN alert_view AS t ON t.id = n.alert
+            JOIN notification_channel AS c ON c.id = n.channel
+            LEFT JOIN person AS p ON p.username = c.username
+            JOIN area AS a ON a.area = coalesce(p.area, c.area)
+            WHERE n.message = %(message)s
+            GROUP BY n.alert
+            """,
+            {"message": message, "duress": DURESS, "roles": sorted(DURESS_ROLES)},
+        )
+    )
 
 
 def attempt(conn: Connection, message: int, next_at: datetime, content: dict[str, Any]) -> None:

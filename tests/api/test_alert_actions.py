@@ -154,6 +154,17 @@ async def test_property_manager_leaves_alarms_to_the_police(module_city: Api, ac
         assert (detail["version"], len(detail["timeline"])) == (1, 1)
 
 
+async def test_property_manager_leaves_own_rules_on_alarms_to_the_police(module_city: Api) -> None:
+    made = point(module_city, "custom")
+    with psycopg.connect(module_city.dsn) as conn:
+        conn.execute("UPDATE alert SET kind = 'alarm' WHERE id = %s", (made.id,))
+    assert (await act(made, "wang", "shelve")).json()["code"] == "role.forbidden"
+    many = {"action": "acknowledge", "alerts": [str(made.id)]}
+    told = (await module_city.client("wang").post(ACTIONS, json=many)).json()
+    assert told["outcomes"][0]["code"] == "role.forbidden"
+    assert (await act(made, "li", "shelve")).status_code == 200
+
+
 async def test_shelf_tells_until_when_by_whom_and_why(module_city: Api) -> None:
     made = point(module_city)
     client = module_city.client("wang")

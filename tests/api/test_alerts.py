@@ -219,6 +219,8 @@ async def test_when_and_how_long_it_was_active(module_city: Api) -> None:
         occurrences[1]["id"],
         occurrences[1]["id"],
     ]
+    # Numbers of all alerts would show by their gaps that there are some one must not see.
+    assert [one["id"] for one in occurrences] == [1, 2, 3]
     assert (detail["occurrence_count"], detail["step_count"], detail["repeats"]) == (3, 7, 2)
     assert detail["active_s"] == 180 + 120.5 + 20
     assert (detail["raised_at"], detail["last_raised_at"]) == (

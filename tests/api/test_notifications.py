@@ -281,6 +281,9 @@ async def test_the_log_shows_what_concerns_alerts_in_sight_and_no_more(api: Api)
     for who in ("wang", "li", "root", "zhao"):
         answer = await api.client(who).get("/api/v1/notifications")
         assert "secret" not in answer.text
+        # What somebody calls their own channel is theirs.
+        names = {item["channel_name"] for item in answer.json()["items"]}
+        assert names == ({"x"} if who == "li" else {None})
         seen[who] = {alert for item in answer.json()["items"] for alert in item["alerts"]}
     dark, duress, foreign = (str(ALERTS[name]) for name in ("dark", "duress", "foreign"))
     assert seen == {
@@ -298,3 +301,24 @@ async def test_the_log_shows_what_concerns_alerts_in_sight_and_no_more(api: Api)
     first = (await root.get("/api/v1/notifications?limit=2")).json()
     rest = (await root.get(f"/api/v1/notifications?limit=2&cursor={first['next_cursor']}")).json()
     assert (len(first["items"]), len(rest["items"]), rest["next_cursor"]) == (2, 1, None)
+
+
+async def test_nobody_is_flooded_with_test_messages(api: Api) -> None:
+    li = api.client("li")
+    draft = {"kind": "email", "name": "x", "address": "stranger@example.org"}
+    made = (await li.post("/api/v1/me/channels", json=draft)).json()
+    with psycopg.connect(api.dsn) as conn:
+        conn.execute(
+            """
+            INSERT INTO notification_message (key, channel, kind, content, created_at, next_at,
+                                              state, finished_at)
+            SELECT gen_random_uuid(), %(channel)s, 'test', '{}', %(now)s, %(now)s, 'sent', %(now)s
+            FROM generate_series(1, 5)
+            """,
+            {"channel": made["id"], "now": NOW},
+        )
+    # Another channel of the same person is no way round.
+    other = (await li.post("/api/v1/me/channels", json=draft)).json()
+    for channel in (made, other):
+        told = await li.post(f"/api/v1/me/channels/{channel['id']}/test", json={})
+        assert (told.status_code, told.json()["code"]) == (429, "notification.tests")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psycopg
@@ -10,6 +11,7 @@ import pytest
 from httpx2 import Response
 
 from tests.api.conftest import Api
+from tests.services import until
 
 WHEN = {"type": "threshold", "field": "fill_pct", "above": 50}
 OWN = {
@@ -245,3 +247,24 @@ async def test_the_catalogue_names_fields_types_and_units(rules_city: Api) -> No
     }  # fmt: skip
     assert fields["stream"]["words"] == ["recyclable", "kitchen", "hazardous", "residual"]
     assert all(field["unit"] for field in fields.values() if field["type"] == "number")
+
+
+async def test_while_a_rule_is_tried_others_are_not_queued(rules_city: Api) -> None:
+    lamp = {**OWN, "kind": "lamp", "when": {"type": "threshold", "field": "power_w", "above": 40}}
+    client = rules_city.client("wang")
+    path, body = "/api/v1/areas/c01/rules/custom.queued/dry-run", {"definition": lamp, **THIS_WEEK}
+    with psycopg.connect(rules_city.dsn) as conn, psycopg.connect(rules_city.dsn) as look:
+        look.autocommit = True
+        conn.execute("LOCK TABLE device IN ACCESS EXCLUSIVE MODE")
+        first = asyncio.create_task(client.post(path, json=body))
+        await asyncio.to_thread(
+            until,
+            lambda: look.execute("SELECT FROM pg_locks WHERE NOT granted").rowcount > 0,
+            "the first to wait for what is locked",
+        )
+        async with asyncio.timeout(8):
+            second = await client.post(path, json=body)
+        conn.rollback()
+    assert (second.status_code, second.json()["code"]) == (429, "rule.trying")
+    assert second.headers["retry-after"] == "5"
+    assert (await first).status_code == 200

@@ -119,6 +119,20 @@ def test_a_gateway_outage_with_200_devices_is_one_row(desk: Desk) -> None:
     assert desk.seen() == [("gateway.silent", GATEWAY)]
 
 
+def test_a_flood_gives_no_duress_away(desk: Desk) -> None:
+    duress = Rule(id="alarm.duress", severity="critical", life_safety=True)
+    desk.tell(
+        *(desk.raised(rule("device.fault"), lamp) for lamp in LAMPS[:10]),
+        desk.raised(duress, "c01-alarm-001", key="o-1"),
+    )
+    desk.keep()
+    assert ("alerts.flood", "c01") not in desk.seen(), "ten that everybody sees are no flood"
+    desk.tell(desk.raised(rule("device.fault"), LAMPS[10]))
+    desk.keep()
+    (flood,) = desk.rows("SELECT params FROM alert WHERE rule = 'alerts.flood'")
+    assert flood["params"] == {"count": 11, "children": 11}
+
+
 def test_what_still_stands_comes_back_when_the_gateway_is_heard(desk: Desk) -> None:
     desk.tell(desk.raised(GATEWAY_SILENT))
     desk.tell(*(desk.raised(rule("device.fault"), lamp) for lamp in LAMPS[:3]))

@@ -54,15 +54,18 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def place(town_dsn: str, mailbox: Mailbox) -> Iterator[Town]:
     """The town with nothing set and nothing told."""
-    with psycopg.connect(town_dsn) as conn:
-        conn.execute("ALTER TABLE case_history DISABLE TRIGGER case_history_kept")
+    with psycopg.connect(town_dsn, autocommit=True) as conn:
+        # What is a record elsewhere is swept here.
+        conn.execute("ALTER TABLE case_history DISABLE TRIGGER USER")
         for table in (
             "notification", "notification_message", "notification_escalation",
             "notification_chain", "notification_preference", "notification_channel",
-            "case_step", "case_history", "case_alert", "alert_case",
-            "alert_history", "alert_occurrence", "alert",
+            "case_step", "case_history", "case_alert", "alert_case", "alert_history", "alert_occurrence",
+            "alert",
         ):  # fmt: skip
             conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
-        conn.execute("ALTER TABLE case_history ENABLE TRIGGER case_history_kept")
+        conn.execute("ALTER TABLE case_history ENABLE TRIGGER USER")
+        conn.execute("UPDATE person SET role = 'police', area = 'c01' WHERE username = 'liaison'")
+        conn.execute("UPDATE person SET role = 'property', area = 'c01' WHERE username = 'manager'")
     with town(town_dsn, mailbox.port) as place:
         yield place

@@ -175,7 +175,7 @@ def wishes(draw: st.DrawFn) -> Preferences:
         min_severity=draw(severities),
         quiet_from=None if quiet is None else quiet[0],
         quiet_to=None if quiet is None else quiet[1],
-        digest=draw(st.lists(severities)),
+        digest=draw(st.lists(severities, max_size=4)),
         digest_at=draw(clocks),
         channels={severity: [] for severity in draw(st.lists(severities))},
     )

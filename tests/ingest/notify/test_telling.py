@@ -246,7 +246,7 @@ def test_what_commits_late_is_not_passed_over(place: Town, mailbox: Mailbox, tow
     with psycopg.connect(town_dsn) as other:  # takes its numbers first, and commits last
         with other.transaction():
             decision = Raise(place.watch.now, "condition_met")
-            # No alarm: those of one community wait for each other, to make one case.
+            # Of a rule that makes no case: two of one community's would wait for each other.
             place.change(slow, decision, "major", "device.fault", conn=other)
             place.raise_(fast, rule="device.fault")
             place.tell()
@@ -335,3 +335,65 @@ def test_an_idle_second_reads_no_table_through(place: Town) -> None:
     assert "Seq Scan" not in plan, plan
     for index in ("alert_history_untold", "escalation_due", "_waiting", "message_due"):
         assert index in plan, plan
+
+
+def _becomes(place: Town, username: str, role: str, area: str) -> None:
+    place.conn.execute(
+        "UPDATE person SET role = %s, area = %s WHERE username = %s", (role, area, username)
+    )
+
+
+def test_who_moved_to_another_area_is_not_told_what_waited_for_them(
+    place: Town, mailbox: Mailbox
+) -> None:
+    place.contact("manager")
+    place.prefer("manager", digest=["major"], digest_at="18:00")
+    place.raise_(place.device())
+    place.tell()
+    _becomes(place, "manager", "property", "c02")
+    place.tell(hours=8)  # 18:00
+    assert mailbox.take() == []
+    assert place.log() == [("digest", "given_up", 0, "channel.out_of_sight")]
+
+
+def test_who_answers_for_less_is_told_of_what_is_left(place: Town, mailbox: Mailbox) -> None:
+    place.contact("manager")
+    place.prefer("manager", digest=["major", "minor"], digest_at="18:00")
+    place.raise_(place.device("c01"))
+    left = place.device("c01-g01")
+    place.raise_(left, severity="minor")
+    place.tell()
+    _becomes(place, "manager", "property", "c01-g01")
+    mailbox.refuse = True
+    place.tell(hours=8)  # 18:00
+    mailbox.refuse = False
+    place.tell(minutes=1)  # counted once, however often it is tried
+    ((_, title, body),) = mailbox.mails
+    assert title == "1 alerts in C01"
+    assert (left in body, "Major" in body) == (True, False)
+
+
+def test_who_is_no_officer_any_more_hears_nothing_of_duress(place: Town, mailbox: Mailbox) -> None:
+    place.contact("liaison")
+    device = place.device()
+    mailbox.refuse = True
+    place.raise_(device, severity="critical", rule="alarm.duress", life_safety=True)
+    place.tell()
+    _becomes(place, "liaison", "property", "c01")
+    mailbox.refuse = False
+    place.tell(minutes=1)
+    assert mailbox.take() == []
+
+
+def test_who_was_an_officer_does_not_hear_that_duress_is_over(
+    place: Town, mailbox: Mailbox
+) -> None:
+    place.contact("liaison")
+    device = place.device()
+    place.raise_(device, severity="critical", rule="alarm.duress", life_safety=True)
+    place.tell()
+    assert len(mailbox.take()) == 1
+    _becomes(place, "liaison", "property", "c01")
+    place.clear(device, severity="critical", rule="alarm.duress")
+    place.tell(minutes=1)
+    assert mailbox.take() == []

@@ -191,6 +191,11 @@ def test_an_address_is_as_private_in_ipv6_clothes(number: int) -> None:
         assert not is_public(ipaddress.IPv6Address((0x2002 << 112) | (number << 80)))
 
 
+@pytest.mark.parametrize("ip", ["fec0::1", "feff:ffff::1"])
+def test_what_was_meant_for_one_site_is_not_public(ip: str) -> None:
+    assert not is_public(ipaddress.IPv6Address(ip))
+
+
 @given(st.text(max_size=60))
 def test_whatever_is_no_url_is_refused_in_order(text: str) -> None:
     try:
