@@ -22,6 +22,7 @@ from ingest.kinds import ALERTS_FLOOD, CIRCUIT_DARK
 from ingest.rules import RuleBook
 from ingest.store import alerts, claim, connect, driver_errors, windows
 from ingest.store import hygiene as stored
+from ingest.store import rules as stored_rules
 from ingest.store.alerts import Change, Subject
 from ingest.store.hygiene import Circuit, CircuitKey, News
 
@@ -41,12 +42,12 @@ class AlertKeeper:
     """Moves alerts by time and by design; a thread of its own beside the lanes."""
 
     def __init__(self, dsn: str, rules: RuleBook) -> None:
-        """Take where the alerts are, and whether circuits and floods are watched."""
+        """Take where the alerts are; what areas say of circuits and floods is read from there."""
         self._dsn = dsn
-        self._rules = rules
+        self._base = self._rules = rules
         self._stopping = threading.Event()
-        # Of the registry as it was when all that is muted was looked at last.
-        self._revision: int | None = None
+        # Of rules and registry, as they were when all that is muted was looked at last.
+        self._revisions: tuple[int, int] | None = None
 
     def stop(self) -> None:
         """Let `run` return after the second in hand."""
@@ -58,7 +59,7 @@ class AlertKeeper:
             try:
                 with connect(self._dsn, "alerts") as conn:
                     claim_alerts(conn)
-                    self._revision = None
+                    self._revisions = None
                     while not self._stopping.wait(_IDLE_S):
                         self.keep(conn, datetime.now(UTC))
             except Unavailable as error:
@@ -80,10 +81,12 @@ class AlertKeeper:
             changed: Changed = []
             if probe.due:
                 changed += _end_by_time(conn, now)
-            if probe.registry_revision != self._revision:
-                # Who was behind a gateway, or on a circuit, may be there no more.
+            revisions = probe.rules_revision, probe.registry_revision
+            if revisions != self._revisions:
+                # Who was behind a gateway, or on a circuit, may be there no more; or be told of it.
+                self._rules = stored_rules.load(conn, self._base, probe.rules_revision)
                 changed += self._follow(conn, stored.parents(conn), now, everything=True)[0]
-                self._revision = probe.registry_revision
+                self._revisions = revisions
             changed += self._watch_floods(conn, probe.floods, now)
             for _ in range(_ROUNDS_MAX if probe.news or changed else 0):
                 news = stored.news(conn)
@@ -144,7 +147,7 @@ class AlertKeeper:
         return _write(conn, changes, now)
 
     def _circuit_change(self, circuit: Circuit, now: datetime) -> Change | None:
-        rule = self._rules.get(CIRCUIT_DARK.id)
+        rule = self._rules.get(CIRCUIT_DARK.id, circuit.community)
         is_dark = rule is not None and hygiene.circuit_is_dark(circuit.dark, circuit.lamps)
         is_told = circuit.told_gateway is not None
         if is_dark == is_told:
@@ -159,7 +162,8 @@ class AlertKeeper:
             circuit.told_device or circuit.device,
         )
         if not is_dark:
-            return Change(rule or CIRCUIT_DARK, subject, Clear(now, "circuit_lit"), now)
+            why = "rule_off" if rule is None else "circuit_lit"
+            return Change(rule or CIRCUIT_DARK, subject, Clear(now, why), now)
         assert rule is not None
         params = {"circuit": circuit.circuit, "dark": circuit.dark, "lamps": circuit.lamps}
         return Change(rule, subject, Raise(now, "circuit_dark"), now, params=params)
@@ -168,12 +172,12 @@ class AlertKeeper:
         self, conn: psycopg.Connection, communities: Iterable[str], now: datetime
     ) -> Changed:
         """Begin and end floods; keep on the alert of one that goes on how much it folds."""
-        rule = self._rules.get(ALERTS_FLOOD.id)
         wanted = sorted(communities)
         if not wanted:
             return []
         changes: list[Change] = []
         for one in stored.incoming(conn, wanted, now):
+            rule = self._rules.get(ALERTS_FLOOD.id, one.community)
             is_flood = rule is not None and hygiene.is_flood(one.is_flood, one.alerts)
             # The schema wants a gateway: a flood is the community's, and says so by its kind.
             subject = Subject("community", one.community, one.community, one.community)
@@ -184,7 +188,7 @@ class AlertKeeper:
                 params = {"count": one.alerts, "children": 0}
                 changes.append(Change(rule, subject, Raise(now, "flood"), now, params=params))
             elif one.is_flood and not is_flood:
-                decision = Clear(now, "flood_over")
+                decision = Clear(now, "rule_off" if rule is None else "flood_over")
                 changes.append(Change(rule or ALERTS_FLOOD, subject, decision, now))
         return _write(conn, changes, now)
 

@@ -4,6 +4,7 @@
 IngestError
 ├── Rejected            can never be stored: dead-letter the bytes, tell the gateway, acknowledge
 ├── Unavailable         cannot be stored now: do not acknowledge, back off with jitter, try again
+│   └── Busy            others held what it wanted: nothing was stored, all else is as it was
 └── OperatorError       someone must act: print its lines, end with its `exit_code`
     ├── ConfigError     a setting or an argument is wrong (2)
     ├── RegistryError   a registry file or a registry order is wrong; nothing was applied (2)
@@ -32,6 +33,10 @@ class Rejected(IngestError):
 
 class Unavailable(IngestError):
     """Cannot be stored now; the same attempt may succeed later."""
+
+
+class Busy(Unavailable):
+    """Others held what it wanted: nothing was stored, and the connection is good."""
 
 
 class OperatorError(IngestError):

@@ -94,9 +94,7 @@ class EventWriter(Writer):
             table = KINDS[kind].events
             assert table is not None
             readings.copy_in(conn, table, values)
-        late = days_over(known, now)
-        if late:
-            community_days.mark(conn, late.items(), "late")
+        self._end_what_is_over(conn, fresh)
         self._close_vanished(conn, fresh, now)
         statuses = {
             item.gateway: (item.status, item.message.received_at)
@@ -110,6 +108,27 @@ class EventWriter(Writer):
         if told:
             cities.save_status(conn, told)
         self._write(conn, now, aborted)
+        # Last, as whoever settles a case does: alerts, cases, days.
+        late = days_over(known, now)
+        if late:
+            community_days.mark(conn, late.items(), "late")
+
+    def _end_what_is_over(self, conn: psycopg.Connection, fresh: Sequence[Judged]) -> None:
+        """Clear alarms whose end was stored before them: a dead letter that was judged again."""
+        raised = [
+            (device, event, item.message.received_at)
+            for item in fresh
+            if isinstance(item.event, tuple)
+            for device, event in (item.event,)
+            if isinstance(event, AlarmEvent) and event.phase == "raised"
+        ]
+        if not raised:
+            return
+        named = [(device.id, event.occurrence, event.at) for device, event, _ in raised]
+        for end in readings.ends(conn, named):
+            device, event, received_at = raised[end.number]
+            over = event.model_copy(update={"phase": end.phase, "at": end.at})
+            self.projection.tell_built_in(device, over, received_at)
 
     def _write(
         self,

@@ -373,23 +373,8 @@ class Projection:
             received_at: When it was received.
             latest: What a device's latest reading says, by device id; asked where a rule needs it.
         """
-        rules = self._rules.at(device.area)
-        kind = KINDS[device.kind]
         seen = Seen(event.at, {})
-        if kind.event_conditions is not None:
-            for condition in kind.event_conditions(event):
-                rule = rules.get(condition.rule)
-                if rule is not None:
-                    self.engine.advance(
-                        rule,
-                        subject_of(device),
-                        condition.holds,
-                        seen,
-                        received_at,
-                        key=condition.key,
-                        params=condition.params,
-                        ended=condition.ended,
-                    )
+        self.tell_built_in(device, event, received_at)
         if event.event != DURESS:
             # What is given under threat speaks to its own rule alone: the alert of another, which
             # more people see, would give it away.
@@ -400,6 +385,25 @@ class Projection:
                     values = latest(device.id)
                 self.engine.ask(one, device, seen._replace(values=values, event=told), received_at)
         self.gather()
+
+    def tell_built_in(self, device: Device, event: Event, received_at: datetime) -> None:
+        """Let an event speak to the product's own rules alone."""
+        rules, kind = self._rules.at(device.area), KINDS[device.kind]
+        if kind.event_conditions is None:
+            return
+        for condition in kind.event_conditions(event):
+            rule = rules.get(condition.rule)
+            if rule is not None:
+                self.engine.advance(
+                    rule,
+                    subject_of(device),
+                    condition.holds,
+                    Seen(event.at, {}),
+                    received_at,
+                    key=condition.key,
+                    params=condition.params,
+                    ended=condition.ended,
+                )
 
     def ask_due(
         self,

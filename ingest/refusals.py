@@ -38,6 +38,11 @@ class Refusals(Generic[SubjectT]):
         self._bad[subject] = now
         return True
 
+    def take_back(self, subjects: Iterable[SubjectT]) -> None:
+        """Let these turn bad with their next refusal: that they did was not stored."""
+        for subject in subjects:
+            self._bad.pop(subject, None)
+
     def calmed(self, now: datetime) -> list[SubjectT]:
         """Return, once, the subjects of which nothing was refused for long enough."""
         calm = [one for one, last in self._bad.items() if now - last > self.calm_after]

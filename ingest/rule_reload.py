@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Follows the rules that people change: no restart, and nothing left hanging.
 
-What a rule has standing ends where the rule is switched off or asks another question: cleared, with
-that as its reason, in the transaction that notes how far the lane has followed. So a process that
-dies in between, or did not run when the rule was changed, does it when it starts.
+What a rule has standing ends where the rule is switched off or asks another question, and with the
+device it is about, which says nothing any more when it is retired: cleared, with that as its
+reason, in the transaction that notes how far the lane has followed. So a process that dies in
+between, or did not run when the rule was changed, does it when it starts.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ import psycopg
 
 from edge_agent.messages import AnyLane
 from ingest.alerts import Clear
-from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
+from ingest.kinds import CIRCUIT_DARK, DEVICE_REFUSED, GATEWAY_REFUSED
 from ingest.rule_engine import key_of, lane_of
 from ingest.rules import Rule, RuleBook
 from ingest.store import alerts
@@ -26,8 +27,11 @@ from ingest.store.rules import MemoryKey
 
 # Told by each lane of its own messages; the occurrence's key says which.
 _OF_EACH_LANE: Final = frozenset({DEVICE_REFUSED.id, GATEWAY_REFUSED.id})
-Reason = Literal["rule_off", "rule_changed"]
+# About a device, but not told by it: refusals end by themselves, circuits have their keeper.
+_OUTLIVE_DEVICES: Final = _OF_EACH_LANE | {CIRCUIT_DARK.id}
+Reason = Literal["rule_off", "rule_changed", "device_retired"]
 FindSubject = Callable[[str, str | None], Subject | None]
+IsRetired = Callable[[str | None], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class RuleFollower:
         registry_revision: int,
         remembered: Callable[[], Iterable[MemoryKey]],
         find_subject: FindSubject,
+        is_retired: IsRetired,
         now: datetime,
     ) -> Followed | None:
         """Take up the rules as they are now; return None where they are what they were.
@@ -87,6 +92,7 @@ class RuleFollower:
             registry_revision: Of the registry that is in memory: areas may lie elsewhere in it.
             remembered: Of what the lane remembers anything.
             find_subject: Who is meant by gateway and device; None: nobody who is ours.
+            is_retired: Whether a device, if it is one of ours, says nothing any more.
             now: When.
         """
         revision = stored.revision(conn)
@@ -99,7 +105,7 @@ class RuleFollower:
             before = stored.load(conn, self._base, revision if last is None else last)
         after = stored.load(conn, self._base, revision)
         with conn.transaction():
-            followed = self._end(conn, (before, after), remembered(), find_subject, now)
+            followed = self._end(conn, (before, after), remembered(), find_subject, is_retired, now)
             stored.save_followed(conn, self._member, revision)
         self.book, self._seen = after, (revision, registry_revision)
         return followed
@@ -110,14 +116,21 @@ class RuleFollower:
         books: tuple[RuleBook, RuleBook],
         remembered: Iterable[MemoryKey],
         find_subject: FindSubject,
+        is_retired: IsRetired,
         now: datetime,
     ) -> Followed:
         changes: list[Change] = []
         over: set[MemoryKey] = set()
         for one in alerts.load_standing(conn):
             subject = find_subject(one.gateway, one.device)
-            why = None if subject is None else ended(one.rule, subject.area, *books)
-            if subject is None or why is None:
+            if subject is None:
+                continue
+            why = ended(one.rule, subject.area, *books)
+            if is_retired(one.device) and one.rule not in _OUTLIVE_DEVICES:
+                rule = books[1].find(one.rule, subject.area) or Rule(id=one.rule, severity="info")
+                why = rule, "device_retired"
+                over.add(MemoryKey(one.rule, f"cell:{subject.area}"))
+            if why is None:
                 continue
             over.add(key_of(one.rule, subject, one.key))
             rule, reason = why
@@ -131,7 +144,9 @@ class RuleFollower:
         pending = stored.load_pending(conn) if self._lane == "telemetry" else set[MemoryKey]()
         for name in {*remembered, *rows, *pending}:
             area = _area(name, find_subject)
-            if area is not None and ended(name.rule, area, *books) is not None:
+            if area is not None and (
+                is_retired(name.subject) or ended(name.rule, area, *books) is not None
+            ):
                 over.add(name)
         stored.save_memory(conn, self._lane, dict.fromkeys(over & rows))
         stored.forget_pending(conn, over & pending)

@@ -31,7 +31,7 @@ from ingest import failpoints, metrics
 from ingest.alerts import Clear, Decision, Raise
 from ingest.consumer import Consumer
 from ingest.downlink import Downlink
-from ingest.errors import Rejected, Unavailable
+from ingest.errors import Busy, Rejected, Unavailable
 from ingest.judge import Judge, Judged, Limits, Received
 from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
 from ingest.numbering import Numbering
@@ -67,6 +67,8 @@ _IDLE_S: Final = 0.2
 _RETRY_DELAY_MIN_S: Final = 0.2
 # Half of what the promise allows: flow is back within ten seconds of the database.
 _RETRY_DELAY_MAX_S: Final = 5.0
+# How often a flush is tried again at once that others were in the way of.
+_BUSY_MAX: Final = 3
 # A database call that takes longer hangs on a half-open connection, which nothing else ends:
 # statement_timeout is the server's, and the server is what cannot be heard.
 _STUCK_S: Final = 12.0
@@ -518,6 +520,7 @@ class Writer(ABC):
                 self.registry.revision,
                 lambda: self.projection.remembered,
                 self.subject,
+                self._is_retired,
                 datetime.now(UTC),
             )
         if followed is not None:
@@ -527,7 +530,12 @@ class Writer(ABC):
             self.rules_changed(followed.ended)
 
     def _store(
-        self, conn: psycopg.Connection, taken: Sequence[Received], *, crashed: bool = False
+        self,
+        conn: psycopg.Connection,
+        taken: Sequence[Received],
+        *,
+        crashed: bool = False,
+        tried: int = 0,
     ) -> None:
         """Store a flush; bisect it when the database says that some of it can never be stored."""
         started = time.monotonic()
@@ -548,6 +556,15 @@ class Writer(ABC):
             )
         try:
             stored = self._transact(conn, judged)
+        except Busy as error:
+            if tried >= _BUSY_MAX:
+                raise
+            # Rolled back, memory with it: reading all of that anew would keep alarms waiting.
+            log.info("others were in the way, trying again lane=%s error=%s", self.lane, error)
+            metrics.RETRIES.labels(self.lane).inc()
+            self.progress()
+            self._store(conn, taken, crashed=crashed, tried=tried + 1)
+            return
         except Rejected as error:
             if len(taken) > 1:
                 middle = len(taken) // 2
@@ -575,6 +592,7 @@ class Writer(ABC):
             and not item.message.retain
             and not (item.status is not None and item.status.state == "offline")
         )
+        turned: list[alerts.Change] = []
         try:
             with driver_errors(), conn.transaction():
                 picked = self._numbering.pick(conn, judged, self.registry.gateways)
@@ -582,7 +600,8 @@ class Writer(ABC):
                 letters = [letter for item in fresh for letter in item.letters]
                 if letters:
                     dead_letters.insert(conn, self.lane, letters)
-                    self._changed_alerts = alerts.write(conn, self._turned_bad(fresh, now), now)
+                    turned = self._turned_bad(fresh, now)
+                    self._changed_alerts = alerts.write(conn, turned, now)
                 self.store(conn, fresh, now)
                 if picked.numbered:
                     streams.add(conn, picked.numbered)
@@ -590,6 +609,7 @@ class Writer(ABC):
                 failpoints.reached(failpoints.BEFORE_COMMIT)
         except (Rejected, Unavailable):
             self.projection.rollback()
+            self._refusals.take_back(change.subject for change in turned)
             self._changed_alerts = []
             raise
         failpoints.reached(failpoints.AFTER_COMMIT)
@@ -635,6 +655,10 @@ class Writer(ABC):
         if box is None:
             return None
         return Subject("gateway", box.gateway, box.community, box.community)
+
+    def _is_retired(self, device: str | None) -> bool:
+        known = self.registry.devices.get(device or "")
+        return known is not None and known.life == "retired"
 
     def _count(
         self,

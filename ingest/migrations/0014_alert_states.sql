@@ -31,7 +31,8 @@ ORDER BY raised_at, id;
 CREATE UNIQUE INDEX alert_occurrence_active
     ON alert_occurrence (rule, gateway, coalesce(device, ''), key) WHERE active;
 -- An alarm's occurrence is one for ever, however often it is told.
-CREATE UNIQUE INDEX alert_occurrence_key ON alert_occurrence (rule, device, key) WHERE key <> '';
+CREATE UNIQUE INDEX alert_occurrence_key ON alert_occurrence (rule, device, key)
+    WHERE key <> '' AND rule LIKE 'alarm.%';
 CREATE INDEX alert_occurrence_alert ON alert_occurrence (alert, raised_at);
 CREATE INDEX alert_occurrence_received ON alert_occurrence (received_at);
 -- How many alarms there were, how long people took; repair clocks.

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from psycopg import Connection
+from psycopg import Connection, DataError, IntegrityError
 from uuid_utils.compat import uuid7
 
 from ingest import metrics
@@ -56,7 +56,7 @@ def _by_itself(conn: Connection, alert: UUID) -> Generator[None]:
     try:
         with conn.transaction():
             yield
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, DataError, IntegrityError):
         metrics.NOTIFY_FAILED.inc()
         log.exception("an alert cannot be told alert=%s", alert)
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import psycopg
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import class_row
 
-from ingest.errors import Rejected, Unavailable
+from ingest.errors import Busy, Rejected, Unavailable
 
 APPLICATION = "linli-ingest"
 
@@ -21,12 +22,15 @@ def driver_errors() -> Generator[None]:
 
     Raises:
         Rejected: The data cannot be stored, however often it is tried.
+        Busy: A deadlock, or a lock that was waited for too long: it was rolled back.
         Unavailable: The database cannot store now; whether a COMMIT took is not known.
     """
     try:
         yield
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         raise Rejected(f"db.{error.sqlstate or 'data'}", str(error).partition("\n")[0]) from error
+    except (errors.DeadlockDetected, errors.LockNotAvailable) as error:
+        raise Busy(str(error).partition("\n")[0]) from error
     except (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError) as error:
         raise Unavailable(str(error).partition("\n")[0]) from error
 

@@ -3,7 +3,8 @@
 
 An alert is what people see of a rule on one subject; each time its condition held is an
 occurrence of it. Every change locks the row, asks the pure machine (`ingest.alerts`), writes flags
-and history.
+and history. The lock leaves the key alone: who writes a row that names an alert, as those who tell
+people of it do by the hundred, neither waits for the lanes nor keeps them waiting.
 """
 
 from collections.abc import Mapping, Sequence
@@ -215,7 +216,7 @@ _LATEST: Final = sql.SQL(
                           WHERE m.alert = t.id AND c.state <> 'open')
         ORDER BY t.last_raised_at DESC
         LIMIT 1
-        FOR UPDATE OF t
+        FOR NO KEY UPDATE OF t
         """
 ).format(flags=_FLAGS)
 _STANDING: Final = sql.SQL(
@@ -225,17 +226,29 @@ _STANDING: Final = sql.SQL(
         JOIN alert AS t ON t.id = o.alert
         WHERE o.rule = %s AND o.gateway = %s AND coalesce(o.device, '') = %s AND o.key = %s
           AND o.active
-        FOR UPDATE OF t
+        FOR NO KEY UPDATE OF t
         """
 ).format(flags=_FLAGS)
-_LOCKED: Final = sql.SQL("SELECT {flags} FROM alert AS t WHERE t.id = %s FOR UPDATE").format(
+# Raised while the device was behind another gateway.
+_STANDING_ELSEWHERE: Final = sql.SQL(
+    """
+        SELECT t.id, o.id, {flags}
+        FROM alert_occurrence AS o
+        JOIN alert AS t ON t.id = o.alert
+        WHERE o.rule = %s AND o.device = %s AND o.key = %s AND o.active
+        ORDER BY o.id
+        LIMIT 1
+        FOR NO KEY UPDATE OF t
+        """
+).format(flags=_FLAGS)
+_LOCKED: Final = sql.SQL("SELECT {flags} FROM alert AS t WHERE t.id = %s FOR NO KEY UPDATE").format(
     flags=_FLAGS
 )
 _FREE: Final = sql.SQL(
     """
     SELECT t.id, t.community, {flags} FROM alert AS t WHERE t.id = ANY (%s)
     ORDER BY t.id
-    FOR UPDATE SKIP LOCKED
+    FOR NO KEY UPDATE SKIP LOCKED
     """
 ).format(flags=_FLAGS)
 _LOCKED_FOR: Final = sql.SQL(
@@ -247,7 +260,7 @@ _LOCKED_FOR: Final = sql.SQL(
               AND NOT t.rule = ANY (%(hidden)s)
               -- invariant 9: never another area's rows
               AND a.path <@ (SELECT s.path FROM area AS s WHERE s.area = %(area)s)
-            FOR UPDATE OF t
+            FOR NO KEY UPDATE OF t
             """
 ).format(flags=_FLAGS)
 _N_PLAIN: Final = 11
@@ -388,6 +401,10 @@ def _clear(conn: Connection, change: Change, decision: Clear, now: datetime) -> 
         _STANDING,
         (change.rule.id, change.subject.gateway, change.subject.device or "", change.key),
     ).fetchone()
+    if row is None and change.subject.device is not None:
+        row = conn.execute(
+            _STANDING_ELSEWHERE, (change.rule.id, change.subject.device, change.key)
+        ).fetchone()
     if row is None:
         return None
     alert, occurrence, *flags = row

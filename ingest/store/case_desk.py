@@ -295,7 +295,7 @@ async def _lock_alerts(conn: AsyncConnection, cases: Sequence[UUID]) -> None:
         SELECT t.id FROM alert AS t
         WHERE t.id IN (SELECT m.alert FROM case_alert AS m WHERE m.case_id = ANY (%s))
         ORDER BY t.id
-        FOR UPDATE
+        FOR NO KEY UPDATE
         """,
         (list(cases),),
     )

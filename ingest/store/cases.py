@@ -2,7 +2,7 @@
 """Cases in the database: made of alerts within the ingest transaction, and how a case is kept.
 
 What people do with cases is `ingest.store.case_desk`. Locks are taken in one order everywhere:
-alerts, a community's lock (ingest alone), records, cases by id.
+alerts, a community's lock (ingest alone), records, cases by id, days.
 """
 
 from __future__ import annotations

@@ -151,6 +151,7 @@ class Probe:
     news: bool
     floods: list[str]
     registry_revision: int
+    rules_revision: int
 
 
 #: One statement a second, however many alerts are open: each part of it reads an index of few rows.
@@ -162,7 +163,8 @@ PROBE: Final[LiteralString] = """
            EXISTS (SELECT FROM alert_occurrence WHERE NOT looked) AS news,
            ARRAY (SELECT gateway FROM alert_occurrence
                   WHERE active AND rule = %(flood)s ORDER BY gateway) AS floods,
-           (SELECT registry_revision FROM installation) AS registry_revision
+           (SELECT registry_revision FROM installation) AS registry_revision,
+           (SELECT rules_revision FROM installation) AS rules_revision
 """
 
 

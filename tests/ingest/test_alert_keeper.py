@@ -261,6 +261,43 @@ def test_an_alert_that_somebody_holds_is_waited_for_by_nobody(desk: Desk) -> Non
     assert desk.seen() == [("gateway.silent", GATEWAY)]
 
 
+def test_people_switch_the_watch_over_circuits_and_floods_off_and_on(desk: Desk) -> None:
+    on_circuit(desk, LAMPS[:6])
+    dark = [desk.raised(rule("lamp.dark"), lamp) for lamp in LAMPS[:6]]
+    desk.tell(*dark, *(desk.raised(rule("device.fault"), lamp) for lamp in LAMPS[6:18]))
+    desk.keep()
+
+    def standing() -> set[str]:
+        watched = ["circuit.dark", "alerts.flood"]
+        found = desk.rows("SELECT rule FROM alert WHERE active AND rule = ANY (%s)", watched)
+        return {row["rule"] for row in found}
+
+    def say(definition: str) -> None:
+        for name in ("circuit.dark", "alerts.flood"):
+            desk.conn.execute(
+                """
+                INSERT INTO rule_version (rule, area, version, revision, definition, author,
+                                          reason, at)
+                SELECT %s, 'c01', rules_revision, rules_revision + 1, %s::jsonb, 'root', 'test',
+                       now()
+                FROM installation
+                """,
+                (name, definition),
+            )
+        desk.conn.execute("UPDATE installation SET rules_revision = rules_revision + 1")
+
+    assert standing() == {"circuit.dark", "alerts.flood"}
+    say('{"enabled": false}')
+    desk.keep()
+    desk.keep()
+    assert standing() == set()
+    reasons = desk.rows("SELECT DISTINCT reason FROM alert_history WHERE action = 'cleared'")
+    assert reasons == [{"reason": "rule_off"}]
+    say("{}")
+    desk.keep()
+    assert standing() == {"circuit.dark", "alerts.flood"}
+
+
 # -- floods
 
 

@@ -60,8 +60,8 @@ def place(town_dsn: str, mailbox: Mailbox) -> Iterator[Town]:
         for table in (
             "notification", "notification_message", "notification_escalation",
             "notification_chain", "notification_preference", "notification_channel",
-            "case_step", "case_history", "case_alert", "alert_case", "alert_history", "alert_occurrence",
-            "alert",
+            "case_step", "case_history", "case_alert", "alert_case", "alert_history",
+            "alert_occurrence", "alert",
         ):  # fmt: skip
             conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
         conn.execute("ALTER TABLE case_history ENABLE TRIGGER USER")
