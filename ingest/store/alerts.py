@@ -44,6 +44,7 @@ from ingest.cases import part_of
 from ingest.rules import Rule
 from ingest.store import cases, windows
 from ingest.store.hygiene import causes
+from ingest.windows import may_mute
 
 # Readings older than this when they arrive raise alerts that say so.
 LATE_AFTER = timedelta(minutes=15)
@@ -191,7 +192,12 @@ def _mute(conn: Connection, raised_now: Sequence[tuple[UUID, Change]], now: date
         for muting in causes(conn, mutable):
             for action in muting.actions(now):
                 move(conn, muting.id, action, now)
-    windows.mute(conn, [(alert, change.subject) for alert, change in raised_now], now)
+    under_windows = [
+        (alert, change.subject)
+        for alert, change in raised_now
+        if may_mute(change.rule.id, change.subject.kind)
+    ]
+    windows.mute(conn, under_windows, now)
 
 
 # As `_alert` takes them.

@@ -376,6 +376,9 @@ def _to_mute(conn: Connection, now: datetime, at_once: int) -> list[tuple[str, U
             SELECT id, community, area, gateway, device, suppressed_by
             FROM alert
             WHERE (active OR latched) AND NOT life_safety
+              -- ingest.windows.may_mute
+              AND NOT rule ^@ ANY (%(security)s)
+              AND NOT (rule ^@ 'custom.' AND kind = ANY (%(security_kinds)s))
         )
         SELECT t.community, t.id, w.id
         FROM t
@@ -394,7 +397,12 @@ def _to_mute(conn: Connection, now: datetime, at_once: int) -> list[tuple[str, U
         ORDER BY t.id
         LIMIT %(limit)s
         """,
-        {"now": now, "limit": at_once},
+        {
+            "now": now,
+            "limit": at_once,
+            "security": list(windows.SECURITY),
+            "security_kinds": list(windows.SECURITY_KINDS),
+        },
     )
     return [
         (community, alert, Suppress(now, cause_of(window))) for community, alert, window in rows

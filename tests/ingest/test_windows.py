@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -334,6 +335,22 @@ def test_raised_where_a_window_is_in_force_it_is_muted_before_anybody_is_told(to
     assert len(town.history(lamp)) == 3
     reconcile(town.conn, NOW + HOUR)
     assert tell(rule, LAMP, "5", NOW + HOUR) == lamp
+    assert town.muted() == set()
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [("alarm.intrusion", "alarm"), ("alarm.tamper", "alarm"), ("gate.forced", "gate"),
+     ("custom.night-door", "gate")],
+)  # fmt: skip
+def test_what_officers_answer_for_is_muted_by_no_window(town: Town, rule: str, kind: str) -> None:
+    town.window(Node("area", "c01"), ends=HOUR)
+    subject = replace(BIN, kind=kind)
+    with town.conn.transaction():
+        change = Change(Rule(id=rule, severity="minor"), subject, Raise(NOW, "told"), NOW)
+        alerts.write(town.conn, [change], NOW)
+    assert town.muted() == set()
+    assert reconcile(town.conn, NOW + MINUTE) == []
     assert town.muted() == set()
 
 
