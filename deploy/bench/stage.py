@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import resource
 import secrets
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -77,17 +79,22 @@ def pin(cores: int = 2) -> list[int]:
 
 @dataclass(slots=True)
 class Loading:
-    """The load in its own process: ordered by lines, heard by lines."""
+    """The load in its own process: ordered by lines, heard by lines.
+
+    It is heard all the time: what it tells in five minutes fills a pipe, and then it would stand.
+    """
 
     process: subprocess.Popen[str]
     told: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    _heard: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue[str])
+    _ear: threading.Thread | None = None
 
     @staticmethod
     def start(plan: Plan, folder: Path) -> Loading:
         """Start it; `ready` waits until everybody is connected."""
         file = folder / f"plan-{plan.name}.json"
         file.write_text(json.dumps(asdict(plan)))
-        return Loading(
+        loading = Loading(
             subprocess.Popen(  # noqa: S603 - our own module
                 module("simulators.load", str(file)),
                 stdin=subprocess.PIPE,
@@ -96,6 +103,9 @@ class Loading:
                 env=environment(),
             )
         )
+        loading._ear = threading.Thread(target=loading._hear, name="load", daemon=True)
+        loading._ear.start()
+        return loading
 
     def ready(self) -> None:
         """Wait until it is connected."""
@@ -134,21 +144,29 @@ class Loading:
         """End it."""
         with self.process:  # closes what it was told and heard by
             self.process.kill()
+            if self._ear is not None:
+                self._ear.join()  # it reads to the end before what it reads is closed
 
     def _say(self, line: Mapping[str, Any]) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
 
-    def _next(self, key: str) -> dict[str, Any]:
+    def _hear(self) -> None:
         assert self.process.stdout is not None
         for text in self.process.stdout:
+            self._heard.put(text)
+        self._heard.put("")
+
+    def _next(self, key: str) -> dict[str, Any]:
+        while text := self._heard.get():
             line: dict[str, Any] = json.loads(text)
             if "error" in line:
                 raise RuntimeError(f"the load ended: {line['error']}")
             if key in line:
                 return line
             self.told.append(line)
+        self._heard.put("")  # whoever asks again is told the same
         raise RuntimeError("the load ended without a word")
 
 
