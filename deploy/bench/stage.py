@@ -61,8 +61,9 @@ _READY_S: Final = 300.0
 CITY: Final[Mapping[str, str]] = {
     "LINLI_INGEST__TELEMETRY__RECEIVE_MAXIMUM": "2000",
     "LINLI_INGEST__QUEUE_BYTES": "300000000",
+    "LINLI_INGEST__TELEMETRY__LINGER_MS": "250",
     # The levers of docs/scaling.md.
-    "LINLI_INGEST__STATE_INTERVAL_S": "60",
+    "LINLI_INGEST__STATE_INTERVAL_S": "300",
     "LINLI_INGEST__READING_INDEX": "after-close",
 }
 
