@@ -6,7 +6,6 @@ and how each refusal reads. Whoever acts on what somebody changed meanwhile is t
 """
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -18,12 +17,13 @@ from fastapi.exceptions import RequestValidationError
 from psycopg.errors import LockNotAvailable
 from pydantic import Field, StringConstraints, ValidationError
 
-from api.alerts import Alert, find_alert, parse_id
+from api.alerts import Alert, find_alert
 from api.answers import Answer, Instant, Moment, Question, rfc3339
 from api.auth import Person
 from api.errors import FieldError, Problem
 from api.idempotency import afterwards, idempotent, writes
 from api.people import Principal
+from api.preconditions import parse_id, seen_version
 from api.state import Connection, services
 from ingest import alerts as machine
 from ingest.incidents import NOTE_MAX, REASON_MAX
@@ -39,7 +39,6 @@ _SHELVED_MAX_MIN: Final = machine.SHELVED_MAX // timedelta(minutes=1)
 # Each of many is a transaction of its own: none keeps ingest, which tells of a fire, waiting for
 # the others. So many at once leave connections to everybody else.
 _BULKS_AT_ONCE: Final = asyncio.Semaphore(2)
-_IF_MATCH: Final = re.compile(r'"?(\d{1,9})"?')
 # What a refusal says of one among many; all others are "refused".
 _RESULTS: Final[Mapping[str, Result]] = {
     "alert.acknowledged": "already",
@@ -333,10 +332,7 @@ def parse_version(if_match: str | None) -> int | None:
     """
     if if_match is None or if_match.strip() == "*":
         return None
-    match = _IF_MATCH.fullmatch(if_match.strip())
-    if match is None:
-        raise Problem("if_match.invalid")
-    return int(match[1])
+    return seen_version(if_match)
 
 
 async def _act(

@@ -29,6 +29,7 @@ from api.overview import SEVERITIES, Severity
 from api.paging import Key, link_next
 from api.people import Principal
 from api.places import find_area
+from api.preconditions import parse_id
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest.alerts import Done
@@ -387,18 +388,6 @@ async def find_alert(conn: Connection, scope: Scope, alert: UUID, *, now: dateti
     if row is None:
         raise Problem("not_found")
     return row
-
-
-def parse_id(text: str) -> UUID:
-    """Return an alert's id.
-
-    Raises:
-        Problem: ``not_found``: no alert is called so.
-    """
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Problem("not_found") from None
 
 
 async def _sums(conn: Connection, told: Mapping[str, object]) -> tuple[float, int, int]:

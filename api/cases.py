@@ -5,7 +5,6 @@ For the police and whoever answers for all. What is moved is what was seen: ever
 version in ``If-Match``, and who comes second is told who was first.
 """
 
-import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -25,6 +24,7 @@ from api.overview import Severity
 from api.paging import link_next
 from api.people import Principal
 from api.places import find_area
+from api.preconditions import parse_id, seen_version
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest import cases as pure
@@ -43,7 +43,6 @@ _TABS: Final[Mapping[Tab, sql.SQL]] = {
     "closed": sql.SQL("c.state = 'closed'"),
     "all": sql.SQL("true"),
 }
-_VERSION: Final = re.compile(r'"?(\d{1,9})"?')
 IfMatch = Annotated[str | None, Header(description="the version that was seen; required")]
 
 
@@ -279,7 +278,7 @@ async def list_cases(
 async def get_case(case: str, person: Officer, request: Request) -> CaseDetail:
     """Return one case with its alerts, its timeline and its response plan."""
     async with services(request).pool.connection() as conn, consistent(conn):
-        return await _detail(conn, person.scope, _uuid(case))
+        return await _detail(conn, person.scope, parse_id(case))
 
 
 @router.post("/cases/{case}/confirm")
@@ -481,7 +480,7 @@ async def _move(
     ``other`` is the field of the body that names a second case.
     """
     parts = services(request)
-    key, expected = _uuid(case), _version(if_match)
+    key, expected = parse_id(case), seen_version(if_match)
     async with writes(request) as conn:
         await _find(conn, person.scope, key)
         sight = desk.Sight(person.area, person.name, parts.clock(), expected)
@@ -651,24 +650,3 @@ _ALERTS: Final = sql.SQL(
     ORDER BY m.raised_at, t.id
     """
 )
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Problem("not_found") from None
-
-
-def _version(if_match: str | None) -> int:
-    """Return the version that was seen: what nobody looked at is not to be moved.
-
-    Raises:
-        Problem: ``if_match.missing`` or ``if_match.invalid``.
-    """
-    if if_match is None:
-        raise Problem("if_match.missing")
-    match = _VERSION.fullmatch(if_match.strip())
-    if match is None:
-        raise Problem("if_match.invalid")
-    return int(match[1])

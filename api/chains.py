@@ -13,9 +13,10 @@ from uuid_utils.compat import uuid7
 from api.answers import Answer, Instant, Question
 from api.errors import FieldError, Problem
 from api.idempotency import idempotent, writes
-from api.notifications import Admin, IfMatch, seen_version, to_id
+from api.notifications import Admin, IfMatch
 from api.people import Principal
 from api.places import find_area
+from api.preconditions import parse_id, seen_version
 from api.state import Connection, services
 from ingest.notify.chains import Chain, PersonRecipient, WebhookRecipient
 
@@ -100,7 +101,7 @@ async def add_chain(
 async def get_chain(chain: str, person: Admin, request: Request) -> StoredChain:
     """Return one chain."""
     async with services(request).pool.connection() as conn:
-        return await _find_chain(conn, person, to_id(chain))
+        return await _find_chain(conn, person, parse_id(chain))
 
 
 @router.put("/notification-chains/{chain}")
@@ -110,7 +111,7 @@ async def change_chain(
     """Replace a chain if it is still what was seen; what it tells already goes on as it was."""
     parts, expected = services(request), seen_version(if_match)
     async with parts.pool.connection() as conn, conn.transaction():
-        found = await _find_chain(conn, person, to_id(chain))
+        found = await _find_chain(conn, person, parse_id(chain))
         await _check_chain(conn, person, draft)
         cursor = await conn.execute(
             """
@@ -139,7 +140,7 @@ async def remove_chain(
     """Remove a chain; that of an area above holds then, at last the built-in one."""
     expected = seen_version(if_match)
     async with services(request).pool.connection() as conn, conn.transaction():
-        found = await _find_chain(conn, person, to_id(chain))
+        found = await _find_chain(conn, person, parse_id(chain))
         cursor = await conn.execute(
             "DELETE FROM notification_chain WHERE id = %s AND version = %s", (found.id, expected)
         )

@@ -5,7 +5,6 @@ Records and their notes are for the police and whoever answers for all. A proper
 how many incidents were confirmed, and nothing of those that are still looked into.
 """
 
-import re
 from datetime import date, datetime, time, timedelta
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -33,6 +32,7 @@ from api.idempotency import idempotent, writes
 from api.paging import link_next
 from api.people import Principal
 from api.places import find_area
+from api.preconditions import parse_id, seen_version
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest.incidents import NOTE_MAX, REASON_MAX, Refused, Unchanged
@@ -44,7 +44,6 @@ from ingest.store import population
 OFFICERS: Final = Allow("admin", "police")
 Officer = Annotated[Principal, Depends(OFFICERS)]
 _OFFICER_DAYS: Final = timedelta(days=365)
-_VERSION = re.compile(r'"?(\d{1,9})"?')
 
 Note = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=NOTE_MAX, pattern=r"^[^\x00]*$")
@@ -281,7 +280,7 @@ async def report_incident(
 async def get_incident(incident: str, person: Officer, request: Request) -> IncidentDetail:
     """Return one record with its history."""
     async with services(request).pool.connection() as conn, consistent(conn):
-        found = await find_incident(conn, person.scope, _uuid(incident))
+        found = await find_incident(conn, person.scope, parse_id(incident))
         async with conn.cursor(row_factory=class_row(Entry)) as cursor:
             await cursor.execute(
                 """
@@ -310,7 +309,7 @@ async def change_incident(
 ) -> Incident:
     """Settle or correct a record, if it is still what was seen; it is never deleted."""
     parts = services(request)
-    expected = _version(if_match)
+    expected = seen_version(if_match)
     wanted = stored.Wanted(
         amendment.category,
         amendment.area,
@@ -319,7 +318,7 @@ async def change_incident(
         amendment.note,
     )
     async with parts.pool.connection() as conn:
-        found = await find_incident(conn, person.scope, _uuid(incident))
+        found = await find_incident(conn, person.scope, parse_id(incident))
         try:
             await stored.change(
                 conn,
@@ -468,27 +467,6 @@ async def find_incident(conn: Connection, scope: Scope, incident: UUID) -> Incid
     if row is None:
         raise Problem("not_found")
     return row
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Problem("not_found") from None
-
-
-def _version(if_match: str | None) -> int:
-    """Return the version that was seen: what nobody looked at is not to be settled.
-
-    Raises:
-        Problem: ``if_match.missing`` or ``if_match.invalid``.
-    """
-    if if_match is None:
-        raise Problem("if_match.missing")
-    match = _VERSION.fullmatch(if_match.strip())
-    if match is None:
-        raise Problem("if_match.invalid")
-    return int(match[1])
 
 
 def _present(now: Incident) -> dict[str, object]:

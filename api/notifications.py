@@ -6,7 +6,6 @@ Sending is the work of one process: a test message is asked for here and sent th
 """
 
 import asyncio
-import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from uuid import UUID
@@ -30,6 +29,7 @@ from api.idempotency import idempotent, writes
 from api.paging import link_next
 from api.people import Principal
 from api.places import find_area
+from api.preconditions import parse_id, seen_version
 from api.state import Connection, services
 from ingest.notify.addresses import Forbidden, check
 from ingest.notify.messengers import check_address, describe
@@ -46,7 +46,6 @@ _POLL_S: Final = 0.1
 #: an address is theirs.
 TESTS_MAX: Final = 5
 _TESTS_WITHIN: Final = timedelta(minutes=1)
-_VERSION = re.compile(r'"?(\d{1,9})"?')
 
 Name = Annotated[
     str,
@@ -250,7 +249,7 @@ async def remove_my_channel(channel: str, person: Person, request: Request) -> N
             UPDATE notification_channel SET removed_at = %s, version = version + 1, address = ''
             WHERE id = %s AND username = %s AND removed_at IS NULL
             """,
-            (parts.clock(), to_id(channel), person.name),
+            (parts.clock(), parse_id(channel), person.name),
         )
     if cursor.rowcount == 0:
         raise Problem("not_found")
@@ -265,7 +264,7 @@ async def test_my_channel(channel: str, person: Person, request: Request) -> Tes
             SELECT id FROM notification_channel
             WHERE id = %s AND username = %s AND removed_at IS NULL
             """,
-            (to_id(channel), person.name),
+            (parse_id(channel), person.name),
         )
         row = await cursor.fetchone()
     if row is None:
@@ -342,7 +341,7 @@ async def change_webhook(
     if amendment.address is not None:
         await _check_target(request, amendment.address)
     async with parts.pool.connection() as conn, conn.transaction():
-        found = await _find_webhook(conn, person, to_id(webhook))
+        found = await _find_webhook(conn, person, parse_id(webhook))
         cursor = await conn.execute(
             """
             UPDATE notification_channel
@@ -365,7 +364,7 @@ async def remove_webhook(
     """Remove a webhook; the log of what it was told stays."""
     parts, expected = services(request), seen_version(if_match)
     async with parts.pool.connection() as conn, conn.transaction():
-        found = await _find_webhook(conn, person, to_id(webhook))
+        found = await _find_webhook(conn, person, parse_id(webhook))
         cursor = await conn.execute(
             """
             UPDATE notification_channel
@@ -382,7 +381,7 @@ async def remove_webhook(
 async def test_webhook(webhook: str, person: Admin, request: Request) -> TestOutcome:
     """Send a test message now, and say how it went."""
     async with services(request).pool.connection() as conn:
-        found = await _find_webhook(conn, person, to_id(webhook))
+        found = await _find_webhook(conn, person, parse_id(webhook))
     return await _test(request, person, found.id)
 
 
@@ -592,29 +591,3 @@ def _forbidden(error: Forbidden) -> Problem:
 
 def _json(part: Preferences) -> Jsonb:
     return Jsonb(part.model_dump(mode="json"))
-
-
-def to_id(text: str) -> UUID:
-    """Return what is meant by an id in a path.
-
-    Raises:
-        Problem: ``not_found``: it is none.
-    """
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Problem("not_found") from None
-
-
-def seen_version(if_match: str | None) -> int:
-    """Return the version that was seen.
-
-    Raises:
-        Problem: ``if_match.missing`` or ``if_match.invalid``.
-    """
-    if if_match is None:
-        raise Problem("if_match.missing")
-    match = _VERSION.fullmatch(if_match.strip())
-    if match is None:
-        raise Problem("if_match.invalid")
-    return int(match[1])

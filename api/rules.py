@@ -25,8 +25,8 @@ from api.idempotency import idempotent, writes
 from api.overview import Severity
 from api.people import Principal
 from api.places import find_area
+from api.preconditions import seen_version
 from api.problems import ERRORS_MAX, invalid
-from api.scope import POLICE_KINDS, is_police_matter
 from api.state import Connection, consistent, services
 from ingest.conditions import Condition, check
 from ingest.conditions.check import walk
@@ -34,11 +34,19 @@ from ingest.conditions.fields import KINDS, FieldType, fields_of
 from ingest.conditions.models import Event
 from ingest.dry_run import RANGE_MAX, Budget, DryRunError, Example, dry_run
 from ingest.kinds import DEFAULT_RULES
-from ingest.rules import CUSTOM_PATTERN, Name, Rule, RuleBook, RuleError, Version
+from ingest.rules import (
+    CUSTOM_PATTERN,
+    POLICE_KINDS,
+    Name,
+    Rule,
+    RuleBook,
+    RuleError,
+    Version,
+    is_police_matter,
+)
 from ingest.store import rules as stored
 
 VERSIONS_MAX: Final = 100
-_VERSION = re.compile(r'"?(\d{1,9})"?')
 _CUSTOM = re.compile(CUSTOM_PATTERN)
 _CONDITION: Final = TypeAdapter[Condition](Condition)
 # A dry run reads much: one at a time, and not for long.
@@ -237,7 +245,7 @@ async def put_rule(
     if_match: Annotated[str | None, Header(description="the version that was seen")] = None,
 ) -> RuleDetail:
     """Say what of a rule holds in an area and below, from now on; all else is inherited."""
-    expected = _version(if_match)
+    expected = seen_version(if_match)
     async with writes(request) as conn, conn.transaction():
         desk = await _desk(conn, person, area)
         definition = desk.definition(rule, change.definition)
@@ -258,7 +266,7 @@ async def delete_rule(
     if_match: Annotated[str | None, Header(description="the version that was seen")] = None,
 ) -> None:
     """Withdraw what an area says of a rule: it inherits again. Its versions stay."""
-    expected = _version(if_match)
+    expected = seen_version(if_match)
     async with services(request).pool.connection() as conn, conn.transaction():
         desk = await _desk(conn, person, area)
         desk.find(rule)
@@ -385,7 +393,7 @@ class _Desk:
 def _is_security(rule: Rule) -> bool:
     """Whether the police answer for what a rule tells of."""
     if rule.when is None or rule.kind is None:
-        return is_police_matter(rule.id)
+        return is_police_matter(rule.id, rule.kind or "")
     kinds = {rule.kind, *(one.kind for _, one in walk(rule.when) if isinstance(one, Event))}
     return not kinds.isdisjoint(POLICE_KINDS)
 
@@ -452,20 +460,6 @@ async def _save(
         raise Problem("rule.changed", extra={"version": changed.version}) from None
     except stored.TooMany:
         raise Problem("rule.too_many", extra={"max": stored.CUSTOM_MAX}) from None
-
-
-def _version(if_match: str | None) -> int:
-    """Return the version that was seen.
-
-    Raises:
-        Problem: ``if_match.missing`` or ``if_match.invalid``.
-    """
-    if if_match is None:
-        raise Problem("if_match.missing")
-    match = _VERSION.fullmatch(if_match.strip())
-    if match is None:
-        raise Problem("if_match.invalid")
-    return int(match[1])
 
 
 def _wrong(pointer: str, code: str, bounds: Mapping[str, object] | None = None) -> Problem:

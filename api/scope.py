@@ -8,15 +8,13 @@ not exist for that person: the answer is that of a missing thing.
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from ingest.rules import is_police_matter
+
 Role = Literal["admin", "property", "police"]
 ROLES: Final[tuple[Role, ...]] = ("admin", "property", "police")
 
 # An alarm given under threat: nobody but the police may learn of it, and who answers for all.
 DURESS: Final = "alarm.duress"
-# What a property manager sees but only the police, or an admin, may sign off.
-_POLICE_RULES: Final = ("alarm.", "gate.forced")
-#: Device classes whose events are a matter of security: so is what people's own rules make of them.
-POLICE_KINDS: Final = frozenset({"alarm", "gate"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +32,7 @@ class Scope:
 
     def may_acknowledge(self, rule: str, kind: str) -> bool:
         """Whether this role may acknowledge, or put aside, alerts of ``rule`` on a device class."""
-        is_own = rule.startswith("custom.") and kind in POLICE_KINDS
-        return self.role != "property" or not (is_own or is_police_matter(rule))
-
-
-def is_police_matter(rule: str) -> bool:
-    """Whether the police answer for what a rule of the product tells of."""
-    return rule.startswith(_POLICE_RULES)
+        return self.role != "property" or not is_police_matter(rule, kind)
 
 
 def is_within(path: str, area_path: str) -> bool:

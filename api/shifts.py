@@ -15,6 +15,7 @@ from api.idempotency import idempotent, writes
 from api.incidents import AreaId, Note, Officer
 from api.overview import Severity
 from api.paging import link_next
+from api.preconditions import parse_id
 from api.scope import Scope
 from api.state import Connection, services
 from ingest.store import case_desk as desk
@@ -146,7 +147,7 @@ async def hand_over_shift(
 async def accept_shift(shift: str, person: Officer, request: Request) -> Shift:
     """Take a shift over; its giver's open cases are now the taker's. Only for whom it is meant."""
     parts = services(request)
-    key = _uuid(shift)
+    key = parse_id(shift)
     async with writes(request) as conn:
         found = await _find(conn, person.scope, key)
         if found.given_to != person.name:
@@ -169,10 +170,3 @@ async def _find(conn: Connection, scope: Scope, shift: UUID) -> Shift:
     if row is None:
         raise Problem("not_found")
     return row
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Problem("not_found") from None

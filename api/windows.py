@@ -5,7 +5,6 @@ A window set for a larger area than a person's holds in theirs too. They are tol
 when and why, not by whom or for what larger area.
 """
 
-import re
 from datetime import datetime
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -31,6 +30,7 @@ from api.idempotency import idempotent, writes
 from api.paging import link_next
 from api.people import Principal
 from api.places import find_area
+from api.preconditions import parse_id, seen_version
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest.store import windows as stored
@@ -38,7 +38,6 @@ from ingest.windows import REASON_MAX, Over, Phase, Refused, Unchanged
 
 MANAGERS: Final = Allow("admin", "property")
 Manager = Annotated[Principal, Depends(MANAGERS)]
-_VERSION = re.compile(r'"?(\d{1,9})"?')
 _TYPES: Final[tuple[stored.NodeType, ...]] = ("area", "gateway", "device")
 
 Reason = Annotated[
@@ -246,7 +245,7 @@ async def get_window(window: str, person: Person, request: Request) -> WindowDet
     """Return one window with its history."""
     parts = services(request)
     async with parts.pool.connection() as conn, consistent(conn):
-        found = await find_window(conn, person.scope, _uuid(window), parts.clock())
+        found = await find_window(conn, person.scope, parse_id(window), parts.clock())
         async with conn.cursor(row_factory=class_row(Entry)) as cursor:
             await cursor.execute(
                 """
@@ -274,9 +273,7 @@ async def change_window(
 ) -> Window:
     """Move a window's begin or end, if it is still what was seen; ``If-Match`` is required."""
     parts = services(request)
-    if if_match is None:
-        raise Problem("if_match.missing")
-    expected = _version(if_match)
+    expected = seen_version(if_match)
     _check_right(person, afterwards=amendment.afterwards)
     async with parts.pool.connection() as conn:
         found = await _own(conn, person.scope, window, parts.clock())
@@ -312,7 +309,7 @@ async def cancel_window(
     With ``annul`` all of its time counts again, which also an admin may want of one that is over.
     """
     parts = services(request)
-    expected = None if if_match is None else _version(if_match)
+    expected = None if if_match is None else seen_version(if_match)
     _check_right(person, afterwards=cancellation.afterwards)
     async with writes(request) as conn:
         found = await _own(conn, person.scope, window, parts.clock())
@@ -364,7 +361,7 @@ async def _own(conn: Connection, scope: Scope, window: str, now: datetime) -> Wi
     Raises:
         Problem: ``not_found``, or ``window.inherited``: it was set for a larger area.
     """
-    found = await find_window(conn, scope, _uuid(window), now)
+    found = await find_window(conn, scope, parse_id(window), now)
     if found.inherited:
         raise Problem("window.inherited")
     return found
@@ -392,20 +389,6 @@ def _check_right(person: Principal, *, afterwards: bool) -> None:
     """
     if afterwards and person.role != "admin":
         raise Problem("role.forbidden")
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Problem("not_found") from None
-
-
-def _version(if_match: str) -> int:
-    match = _VERSION.fullmatch(if_match.strip())
-    if match is None:
-        raise Problem("if_match.invalid")
-    return int(match[1])
 
 
 async def _problem(

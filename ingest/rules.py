@@ -24,6 +24,9 @@ Severity = Literal["critical", "major", "minor", "info"]
 #: Rules of people's own begin with this; they say what they ask in ``when``.
 CUSTOM: Final = "custom."
 CUSTOM_PATTERN: Final = r"^custom\.[a-z0-9][a-z0-9_-]{0,47}$"
+# What the police answer for: alarms and forced gates, and what people's own rules make of either.
+POLICE_RULES: Final = ("alarm.", "gate.forced")
+POLICE_KINDS: Final = frozenset({"alarm", "gate"})
 # What a version may say of any rule, and what more of people's own.
 _TUNED: Final = frozenset(
     {"enabled", "severity", "on_delay_s", "off_delay_s", "reopen_s", "latching", "limit", "clear"}
@@ -111,6 +114,12 @@ class Version(NamedTuple):
     area: str
     version: int
     definition: Mapping[str, Any] | None
+
+
+def is_police_matter(rule_id: str, kind: str) -> bool:
+    """Whether the police answer for what a rule tells of a device class, or a gateway."""
+    is_own = is_custom(rule_id) and kind in POLICE_KINDS
+    return is_own or rule_id.startswith(POLICE_RULES)
 
 
 def is_custom(rule_id: str) -> bool:

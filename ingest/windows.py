@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
+from ingest.rules import is_police_matter
+
 LENGTH_MAX: Final = timedelta(days=31)
 AHEAD_MAX: Final = timedelta(days=366)
 # Work that began just now may be written down; what lies further back is excused afterwards.
@@ -23,11 +25,6 @@ RuleCode = Literal[
     "range.reversed", "range.too_long", "text.too_short", "window.past", "window.too_old",
     "window.too_far",
 ]  # fmt: skip
-# What officers answer for: a manager's window must not keep an intrusion from their desk. A panel
-# that is serviced is taken out of service by them.
-SECURITY: Final = ("alarm.", "gate.forced")
-SECURITY_KINDS: Final = ("alarm", "gate")
-
 Phase = Literal["planned", "current", "past", "annulled"]
 Span = tuple[datetime, datetime]
 
@@ -78,9 +75,12 @@ class Window:
 
 
 def may_mute(rule: str, kind: str) -> bool:
-    """Return whether a window mutes alerts of a rule on a device class: never what is security."""
-    is_own = rule.startswith("custom.") and kind in SECURITY_KINDS
-    return not (is_own or rule.startswith(SECURITY))
+    """Return whether a window mutes alerts of a rule on a device class.
+
+    A manager's window must not keep an intrusion from the desk of those who answer for it: they
+    take a panel that is serviced out of service themselves.
+    """
+    return not is_police_matter(rule, kind)
 
 
 def plan(

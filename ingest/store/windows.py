@@ -21,6 +21,7 @@ from uuid_utils.compat import uuid7
 
 from ingest import windows
 from ingest.alerts import Action, Refused, Suppress, Unsuppress
+from ingest.rules import POLICE_KINDS, POLICE_RULES
 from ingest.store import alerts
 from ingest.windows import Window
 
@@ -400,8 +401,8 @@ def _to_mute(conn: Connection, now: datetime, at_once: int) -> list[tuple[str, U
         {
             "now": now,
             "limit": at_once,
-            "security": list(windows.SECURITY),
-            "security_kinds": list(windows.SECURITY_KINDS),
+            "security": list(POLICE_RULES),
+            "security_kinds": sorted(POLICE_KINDS),
         },
     )
     return [

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +17,9 @@ import pytest
 from ingest import failpoints
 from ingest.store import notifications as stored
 from tests.ingest.notify.town import Receiver, Town
+from tests.services import until
 
 DEADLINE_S = 30.0
-
-
-def until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -103,16 +96,32 @@ def test_one_tells_and_the_other_takes_over(
         def says(folder: Path, words: str) -> bool:
             return words in (folder / "notify.log").read_text()
 
-        until(lambda: sorted(says(folder, "standing by") for folder in folders) == [False, True])
-        until(lambda: any(says(folder, "telling") for folder in folders))
+        until(
+            lambda: sorted(says(folder, "standing by") for folder in folders) == [False, True],
+            "one tells and one stands by",
+            timeout_s=DEADLINE_S,
+        )
+        until(
+            lambda: any(says(folder, "telling") for folder in folders),
+            "one of them tells",
+            timeout_s=DEADLINE_S,
+        )
         first, second = (one, other) if says(folders[1], "standing by") else (other, one)
         device = chained.device()
         chained.raise_(device)
-        until(lambda: [state for _, state, _, _ in chained.log()] == ["sent"])
+        until(
+            lambda: [state for _, state, _, _ in chained.log()] == ["sent"],
+            "it was sent",
+            timeout_s=DEADLINE_S,
+        )
         first.kill()
         chained.watch.now = datetime.now(UTC)
         chained.clear(device)
-        until(lambda: len(receiver.requests) == 2)
+        until(
+            lambda: len(receiver.requests) == 2,
+            "the clear is heard",
+            timeout_s=DEADLINE_S,
+        )
         types = [request.event["type"].split(".")[2] for request in receiver.requests]
         assert types == ["raised", "cleared"]
         second.terminate()

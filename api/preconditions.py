@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request says it is about: an id in its path, and the version that somebody saw."""
+
+import re
+from typing import Final
+from uuid import UUID
+
+from api.errors import Problem
+
+_VERSION: Final = re.compile(r'"?(\d{1,9})"?')
+
+
+def parse_id(text: str) -> UUID:
+    """Return what is meant by an id in a path.
+
+    Raises:
+        Problem: ``not_found``: it is none.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Problem("not_found") from None
+
+
+def seen_version(if_match: str | None) -> int:
+    """Return the version that was seen: what nobody looked at is not to be changed.
+
+    Raises:
+        Problem: ``if_match.missing`` or ``if_match.invalid``.
+    """
+    if if_match is None:
+        raise Problem("if_match.missing")
+    match = _VERSION.fullmatch(if_match.strip())
+    if match is None:
+        raise Problem("if_match.invalid")
+    return int(match[1])
