@@ -8,13 +8,10 @@ not exist for that person: the answer is that of a missing thing.
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ingest.rules import is_police_matter
+from ingest.rules import DURESS, is_police_matter
 
 Role = Literal["admin", "property", "police"]
 ROLES: Final[tuple[Role, ...]] = ("admin", "property", "police")
-
-# An alarm given under threat: nobody but the police may learn of it, and who answers for all.
-DURESS: Final = "alarm.duress"
 
 
 @dataclass(frozen=True, slots=True)

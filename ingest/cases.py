@@ -13,7 +13,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 from ingest.indicators.security import Category, Disposition
-from ingest.rules import Severity
+from ingest.rules import DURESS, Severity
 
 Nature = Literal["duress", "fire", "crime", "nuisance"]
 State = Literal["open", "confirmed", "closed"]
@@ -24,7 +24,6 @@ Reason = Literal["same_device", "same_cell", "same_gateway"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "major", "minor", "info")
 #: The worst first: what a case of several natures is.
 NATURES: Final[tuple[Nature, ...]] = ("duress", "fire", "crime", "nuisance")
-DURESS: Final = "alarm.duress"
 
 #: What an incident's record says of a case; a device that failed told a false alarm.
 DISPOSITIONS: Final[Mapping[Outcome, Disposition]] = {

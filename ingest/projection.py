@@ -27,6 +27,7 @@ from ingest.alerts import (
     elapse,
     step,
 )
+from ingest.conditions.fields import DURESS
 from ingest.indicators import lighting, spans
 from ingest.kinds import DEVICE_FAULT, KINDS
 from ingest.kinds.base import Condition, Context
@@ -38,8 +39,6 @@ from ingest.store.lamp_nights import Night, NightKey, open_night
 from ingest.store.rules import MemoryKey, MemoryRow
 
 TrackKey = tuple[str, int, str]  # rule, device id, key
-#: Told to nobody but the police.
-DURESS: Final = "duress"
 _US: Final = timedelta(microseconds=1)
 _FAULT: Final = DEVICE_FAULT.id
 _NO_DELAY: Final = timedelta(0)

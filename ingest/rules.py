@@ -24,6 +24,8 @@ Severity = Literal["critical", "major", "minor", "info"]
 #: Rules of people's own begin with this; they say what they ask in ``when``.
 CUSTOM: Final = "custom."
 CUSTOM_PATTERN: Final = r"^custom\.[a-z0-9][a-z0-9_-]{0,47}$"
+#: An alarm given under threat: nobody but the police may learn of it, and who answers for all.
+DURESS: Final = "alarm.duress"
 # What the police answer for: alarms and forced gates, and what people's own rules make of either.
 POLICE_RULES: Final = ("alarm.", "gate.forced")
 POLICE_KINDS: Final = frozenset({"alarm", "gate"})
@@ -218,6 +220,8 @@ class RuleBook:
         #: Whether there is any rule of people's own.
         self.has_custom = any(is_custom(rule) for said in self._said.values() for rule in said)
         self._made: dict[tuple[str, ...], Rules] = {(): self._base}
+        # Asked of each reading: by area what `_made` has by chain.
+        self._of: dict[str, Rules] = {}
 
     def renewed(self, versions: Iterable[Version], lies: Mapping[str, Sequence[str]]) -> "RuleBook":
         """Return the same installation's rules with other versions."""
@@ -229,11 +233,14 @@ class RuleBook:
         """Return the rules of an area."""
         if not self._said or area is None:
             return self._base
-        chain = tuple(one for one in self._lies.get(area, ()) if one in self._said)
-        made = self._made.get(chain)
-        if made is None:
-            made = self._made[chain] = self._make(chain)
-        return made
+        found = self._of.get(area)
+        if found is None:
+            chain = tuple(one for one in self._lies.get(area, ()) if one in self._said)
+            found = self._made.get(chain)
+            if found is None:
+                found = self._made[chain] = self._make(chain)
+            self._of[area] = found
+        return found
 
     def get(self, rule_id: str, area: str | None = None) -> Rule | None:
         """Return the rule where it is in force, None where it is switched off, or is not known."""

@@ -20,12 +20,11 @@ from ingest.notify.chains import (
     RoleRecipient,
     WebhookRecipient,
 )
-from ingest.rules import Severity
+from ingest.rules import DURESS, Severity
 
 #: So many channels a person, or webhooks an area, may have.
 CHANNELS_MAX: Final = 20
 #: Nobody but the police, and who answers for all, may learn of it.
-DURESS: Final = "alarm.duress"
 DURESS_ROLES: Final = frozenset({"admin", "police"})
 
 
