@@ -197,7 +197,7 @@ class Ingest(Section):
         ge=0,
         le=600,
         description="how far latest states in the database may be behind where nothing but numbers"
-        " changed; 300 at city rate",
+        " changed; running nights are told as of up to two of these ago; 300 at city rate",
     )
     status_interval_s: float = Field(
         default=10, gt=0, le=3_600, description="of gateways that do not say theirs"

@@ -31,7 +31,7 @@ _EPOCH: Final = from_us(0)
 FOR_EVER_US: Final = 2**62
 # What was seen this lately needs no mark: its day, even if it ended since, is still to be computed
 # for good (`community_days.FINAL_AFTER`).
-_LATELY: Final = timedelta(minutes=5)
+LATELY: Final = timedelta(minutes=5)
 
 
 class Places:
@@ -72,7 +72,7 @@ def days_over(known: Iterable[tuple[Device, datetime]], now: datetime) -> dict[D
         known: Devices, each with an instant something is known of it for.
         now: Receipt time.
     """
-    lately = now - _LATELY
+    lately = now - LATELY
     # A backlog tells of the same few hours again and again: dates are reckoned once for each.
     heard: dict[tuple[object, ...], tuple[Device, datetime, datetime]] = {}
     for device, at in known:

@@ -176,7 +176,7 @@ async def _sums(conn: AsyncConnection[Any], indicators: list[str], question: Que
             Sum(
                 UPTIME, "", one.period, one.first, one.last, one.lit_us, one.dark_us, one.due_us,
                 one.lamps, one.revision, INDICATORS[UPTIME].rule_version, one.is_final,
-                question.now, one.excluded,
+                one.as_of, one.excluded,
             )
             for one in await sum_light(
                 conn,

@@ -8,10 +8,10 @@ not (`rollback`), so memory never runs ahead of the tables.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
-from operator import attrgetter
+from datetime import UTC, date, datetime, timedelta
+from operator import attrgetter, itemgetter
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.lamp import LampReading
@@ -42,9 +42,13 @@ TrackKey = tuple[str, int, str]  # rule, device id, key
 _US: Final = timedelta(microseconds=1)
 _FAULT: Final = DEVICE_FAULT.id
 _NO_DELAY: Final = timedelta(0)
-_FOR_EVER_US: Final = 2**63
-# What a reading says, as the columns of its table have it.
-_FIELDS: Final = {kind: attrgetter(*its.readings.columns) for kind, its in KINDS.items()}
+_EVER: Final = datetime.min.replace(tzinfo=UTC)
+_FOR_EVER: Final = datetime.max.replace(tzinfo=UTC)
+#: By device class, what a reading says: as the columns of its table have it.
+SAID: Final = {kind: attrgetter(*its.readings.columns) for kind, its in KINDS.items()}
+#: A reading that was received: its instant, whose it is, the reading, when it came, what it says.
+Heard = tuple[datetime, Device, Reading, datetime, tuple[object, ...]]
+_INSTANT: Final = itemgetter(0)
 # What a reading says otherwise than by numbers: a change of it is written at once.
 _WORDS: Final = {
     kind: tuple(
@@ -54,6 +58,10 @@ _WORDS: Final = {
     )
     for kind, its in KINDS.items()
 }
+
+
+# The golden ratio: multiples of it, but for their whole part, fall far apart.
+_SPREAD: Final = (1 + 5**0.5) / 2
 
 
 @dataclass(slots=True)
@@ -99,6 +107,15 @@ def live_device(device: Device, state: State) -> LiveDevice:
     )
 
 
+def _shines_on(device: Device, before: State, reading: Reading, at: datetime) -> bool:
+    """Return whether a lamp told of light itself, tells the same, and was known until now."""
+    return (
+        cast("LampReading", reading).lit is before.lit
+        and before.lit_at == before.at
+        and at - before.at <= device.max_silence
+    )
+
+
 class Projection:
     """Latest states, open lighting intervals and running conditions of one lane."""
 
@@ -125,8 +142,8 @@ class Projection:
         self.engine.follow(self._rules, registry)
         self._by_id = {device.id: device for device in registry.devices.values()}
         self._due: dict[NightKey, tuple[spans.Span, ...]] = {}
-        # Until when (microseconds) a device that says the same as before concerns no rule.
-        self._calm_until: dict[int, int] = {}
+        # Until when a device that says the same as before concerns no rule.
+        self._calm_until: dict[int, datetime] = {}
         # By time zone, the night that was asked for last: start, end (microseconds), date.
         self._night_last: dict[str, tuple[int, int, date]] = {}
 
@@ -247,8 +264,7 @@ class Projection:
         """Write states that say nothing new no more often than this, from now on.
 
         Args:
-            interval: How far the table may be behind; of a lamp half of `max_silence`, where that
-                is less.
+            interval: How far the table may be behind.
             since: States before this instant are not held back; None: none are.
         """
         self._interval, self._held_since = interval, since
@@ -334,12 +350,36 @@ class Projection:
         self._staged_time = {}
         self.delta = Delta()
 
-    def fold(self, readings: Iterable[tuple[Device, Reading, datetime]]) -> None:
+    def fold(self, heard: Iterable[Heard]) -> None:
         """Fold new readings into states, lighting and alerts, in the order of their instants."""
-        touched: dict[str, datetime] = {}
-        for device, reading, received_at in sorted(readings, key=lambda item: item[1].at):
-            self._fold(device, reading, received_at)
-            touched[device.gateway] = received_at
+        last: dict[str, tuple[datetime, datetime]] = {}
+        states, calm_until = self._states, self._calm_until
+        written, held = self.delta.states, self.delta.held
+        since = self._held_since or _FOR_EVER
+        for at, device, reading, received_at, said in sorted(heard, key=_INSTANT):
+            number = device.id
+            last[device.gateway] = (at, received_at)
+            before = held.get(number) or states.get(number)
+            # Nearly all of a city's readings say what the last one said, and wait as that did:
+            # what `_fold` would do with them, and nothing more.
+            if (
+                before is not None
+                and before.write_by is not None
+                and before.said == said
+                and before.at < at < before.write_by
+                and at < calm_until.get(number, _EVER)
+                and number not in written
+                and before.stored_at is not None
+                and before.stored_at >= since
+                and (before.lit is None or _shines_on(device, before, reading, at))
+            ):
+                held[number] = before.goes_on(at, received_at)
+            else:
+                self._fold(device, reading, received_at, said)
+        for gateway, (at, _) in last.items():
+            if at > (self._stream_time.get(gateway) or _EVER):
+                self._staged_time[gateway] = at
+        touched = {gateway: received_at for gateway, (_, received_at) in last.items()}
         running: defaultdict[str, list[TrackKey]] = defaultdict(list)
         for key in {**self._running, **self._staged_tracks}:
             device = self._by_id.get(key[1])
@@ -475,16 +515,18 @@ class Projection:
         """The devices that were ever heard, by id; not to be walked across a flush."""
         return self._states
 
-    def _fold(self, device: Device, reading: Reading, received_at: datetime) -> None:
+    def _fold(
+        self, device: Device, reading: Reading, received_at: datetime, said: tuple[object, ...]
+    ) -> None:
         at, at_us = reading.at, spans.to_us(reading.at)
         before = self.state(device.id)
         if before is not None and at < before.at:
             self._fold_late(device, reading, at_us)
             return
         shines: bool | None = None
-        if isinstance(reading, LampReading):
-            shines = lighting.is_lit(reading.lit, reading.power_w, device.rated_power_w)
-        said = _FIELDS[device.kind](reading)
+        if device.kind == "lamp":
+            lamp = cast("LampReading", reading)
+            shines = lighting.is_lit(lamp.lit, lamp.power_w, device.rated_power_w)
         if before is not None and before.said == said:
             is_news, values = False, before.reading
         else:
@@ -495,15 +537,25 @@ class Projection:
             }
             # A state that was read from the table has the fields alone.
             is_news = before is None or before.reading != values
-        if before is not None and self._may_wait(device, before, at, shines, values, is_news):
-            state = self.delta.held[device.id] = before.held_back(at, received_at, values, said)
+        write_by = None if before is None else self._write_by(device.id, before)
+        if (
+            before is not None
+            and write_by is not None
+            and at < write_by
+            and self._may_wait(device, before, at, shines, values, is_news)
+        ):
+            state = self.delta.held[device.id] = before.held_back(
+                at, received_at, values, said, write_by
+            )
         else:
             if before is not None and before.stored_at is not None:
                 self.write_out((device.id,))
             lit, lit_at = (None, None) if before is None else (before.lit, before.lit_at)
             if shines is not None:
                 if lit is not None and lit_at is not None:
-                    self._settle(device, spans.to_us(lit_at), lit, at_us)
+                    # What the reading before held, now that this one ends its hold.
+                    start = spans.to_us(lit_at)
+                    self._settle(device, start, lit, min(at_us, start + device.max_silence // _US))
                     # Of two readings with one instant, lit wins, whatever their order.
                     shines = shines or (lit and lit_at == at)
                 lit, lit_at = shines, at
@@ -519,13 +571,12 @@ class Projection:
                 lit_at,
                 None,
                 said,
+                # What is written because it waited waits for a whole interval again.
+                at + self._interval if write_by is not None and at >= write_by else None,
             )
-        stream_time = self._staged_time.get(device.gateway) or self._stream_time.get(device.gateway)
-        if stream_time is None or at > stream_time:
-            self._staged_time[device.gateway] = at
         if is_news:
             self._tell(device, state)
-        if is_news or at_us >= self._calm_until.get(device.id, 0):
+        if is_news or at >= self._calm_until.get(device.id, _EVER):
             self._ask_rules(device, reading, at_us, shines, values, received_at)
 
     def _fold_late(self, device: Device, reading: Reading, at_us: int) -> None:
@@ -533,12 +584,23 @@ class Projection:
         # All readings newer than the state in the table are held back, in order, and say the same:
         # what a restart needs to know of them is the last one alone.
         self.write_out((device.id,))
-        if isinstance(reading, LampReading):
+        if device.kind == "lamp":
             zone = device.place.time_zone
             for instant in (at_us, at_us + device.max_silence // _US):
                 night = self._night(instant, zone)
                 self._due_of(device, night)  # a night nobody has heard of has no row yet
                 self.delta.dirty.add((device.id, night))
+
+    def _write_by(self, device_id: int, before: State) -> datetime | None:
+        """Return from when on a reading is written whatever it says; None: at once."""
+        since, stored_at = self._held_since, before.stored_at or before.at
+        if since is None or stored_at < since:
+            return None
+        if before.write_by is not None:
+            return before.write_by
+        # A part of the interval at first, each device another: what began together would be
+        # written together for ever, a city's states all at once.
+        return stored_at + self._interval * (1 - device_id * _SPREAD % 1)
 
     def _may_wait(
         self,
@@ -550,23 +612,14 @@ class Projection:
         is_news: bool,
     ) -> bool:
         """Return whether a reading says nothing that has to be in the table now."""
-        since = self._held_since
-        if since is None or device.id in self.delta.states:
+        if device.id in self.delta.states or before.at >= at or shines is not before.lit:
             return False
-        stored_at = before.stored_at or before.at
-        waited = at - stored_at
-        if stored_at < since or waited >= self._interval or before.at >= at:
+        # Told by each reading, each while the one before held: then light that goes on is all there
+        # is from the state in the table to the latest one.
+        if shines is not None and (
+            before.lit_at != before.at or at - before.at > device.max_silence
+        ):
             return False
-        if shines is not before.lit:
-            return False
-        if shines is not None:
-            # Whoever reads a night adds what the latest reading holds, for as long as
-            # `max_silence`: the next one, a third of that later, must come to the table before.
-            if waited + waited >= device.max_silence:
-                return False
-            # Told by each reading: then light that holds on is all there is between two of them.
-            if before.lit_at != before.at:
-                return False
         if is_news:
             old = before.reading
             for name in _WORDS[device.kind]:
@@ -579,9 +632,8 @@ class Projection:
         if state.lit is not None and state.stored_at is not None:
             self._settle(device, spans.to_us(state.stored_at), state.lit, spans.to_us(state.at))
 
-    def _settle(self, device: Device, start: int, lit: bool, until: int) -> None:
-        """Add what the reading at ``start`` held, now that the next one ended its hold."""
-        end = min(until, start + device.max_silence // _US)
+    def _settle(self, device: Device, start: int, lit: bool, end: int) -> None:
+        """Add light, or its absence, from ``start`` to ``end`` to the nights of a lamp."""
         zone = device.place.time_zone
         night, last = self._night(start, zone), self._night(end, zone)
         while night <= last:
@@ -637,13 +689,13 @@ class Projection:
         values: Mapping[str, Any],
         received_at: datetime,
     ) -> None:
-        calm, calm_until = True, _FOR_EVER_US
+        calm, calm_until = True, _FOR_EVER
 
         def due() -> tuple[bool, datetime | None]:
             nonlocal calm_until
             is_due, until = self._is_due(device, at_us)
             night_end = self._night_last[device.place.time_zone][1]
-            calm_until = night_end if until is None else spans.to_us(until)
+            calm_until = spans.from_us(night_end) if until is None else until
             return is_due, until
 
         rules = self._rules.at(device.area)
@@ -669,7 +721,7 @@ class Projection:
             )
             for one in custom:
                 calm = self.engine.ask(one, device, seen, received_at) and calm
-        self._calm_until[device.id] = calm_until if calm else 0
+        self._calm_until[device.id] = calm_until if calm else _EVER
 
     def _advance(
         self,

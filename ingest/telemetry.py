@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The telemetry lane: readings, latest states, lighting, and the rules that readings answer."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
 from typing import Final, Unpack
 
 import psycopg
 
-from edge_agent.kinds import Reading
 from edge_agent.messages import AnyLane
 from ingest import metrics
-from ingest.days import days_over
+from ingest.days import LATELY, days_over
 from ingest.indicators import lighting, spans
 from ingest.judge import Judged, Received
 from ingest.kinds import DEVICE_SILENT, KINDS
 from ingest.partitions import NAMES
 from ingest.presence import HEARD_INTERVAL, Watch, is_silent
-from ingest.projection import Delta, live_device
+from ingest.projection import SAID, Delta, Heard, live_device
 from ingest.store import (
     alerts,
     chunks,
@@ -48,8 +46,6 @@ _CHECKED_AT_ONCE: Final = 5_000
 _OPENED_AT_ONCE: Final = 1_000
 _ASKED_AT_ONCE: Final = 500
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
-# From a reading to its row: `kinds.base.fields`, made once.
-_VALUES: Final = {kind: attrgetter(*its.readings.columns) for kind, its in KINDS.items()}
 
 
 class TelemetryWriter(Writer):
@@ -92,6 +88,8 @@ class TelemetryWriter(Writer):
         # Lamps whose nights are still to be opened, and what the last ones were opened for.
         self._unopened: list[Device] = []
         self._opened_for: object = None
+        # Readings by class of the flush in hand.
+        self._stored: dict[str, int] = {}
 
     def judge(self, taken: Sequence[Received]) -> list[Judged]:
         """Judge messages; a status that is refused is the event lane's, which refuses it."""
@@ -104,20 +102,25 @@ class TelemetryWriter(Writer):
 
     def store(self, conn: psycopg.Connection, fresh: Sequence[Judged], now: datetime) -> None:
         """Store readings by class, fold them into what follows from them, write that too."""
-        rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
-        folded: list[tuple[Device, Reading, datetime]] = []
+        rows: dict[str, list[tuple[object, ...]]] = {kind: [] for kind in KINDS}
+        heard: list[Heard] = []
+        past: list[tuple[Device, datetime]] = []
+        lately = now - LATELY
         for item in fresh:
             received_at = item.message.received_at
             for device, reading in item.readings:
-                rows[device.kind].append(
-                    (device.id, reading.at, received_at, *_VALUES[device.kind](reading))
-                )
-                folded.append((device, reading, received_at))
-        for kind, values in rows.items():
-            readings.copy_in(conn, KINDS[kind].readings, values)
-        self.projection.fold(folded)
+                kind, at = device.kind, reading.at
+                said = SAID[kind](reading)
+                rows[kind].append((device.id, at, received_at, *said))
+                heard.append((at, device, reading, received_at, said))
+                if at <= lately:
+                    past.append((device, at))
+        self._stored = {kind: len(values) for kind, values in rows.items() if values}
+        for kind in self._stored:
+            readings.copy_in(conn, KINDS[kind].readings, rows[kind])
+        self.projection.fold(heard)
         self._write(conn, self.projection.delta, now)
-        late = days_over(((device, reading.at) for device, reading, _ in folded), now)
+        late = days_over(past, now) if past else {}
         if late:
             community_days.mark(conn, late.items(), "late")
 
@@ -143,8 +146,7 @@ class TelemetryWriter(Writer):
                 if item.gateway is not None and item.status is not None:
                     self._watch.note(item.gateway, item.status, item.message.received_at)
         delta = self.projection.commit()
-        stored = Counter(device.kind for item in fresh for device, _ in item.readings)
-        for kind, count in stored.items():
+        for kind, count in self._stored.items():
             metrics.READINGS.labels(kind).inc(count)
         self._announce(delta)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Final, LiteralString, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple, cast
 
 from psycopg import Connection, sql
 from psycopg.rows import class_row
@@ -87,11 +87,17 @@ class Registry:
     devices: Mapping[str, Device] = field(default_factory=dict[str, Device])
 
 
+# One state is made of each reading: without what a NamedTuple does beside it.
+_tuple: Final = cast("Any", tuple).__new__
+
+
 class State(NamedTuple):
     """A device's latest state; ``reading`` holds the fields that say something.
 
     ``stored_at`` is set where the state is held back: the table has the state of that instant, and
-    lamp-nights have light up to there. A tuple, because one is made of each reading.
+    lamp-nights have light up to there. ``write_by`` is the instant from which a reading is written
+    whatever it says, None where that is still to be found. A tuple, because one is made of each
+    reading.
     """
 
     at: datetime
@@ -106,6 +112,7 @@ class State(NamedTuple):
     # The same as `reading`, quick to compare: all fields of the class. Empty where it was read from
     # the table.
     said: tuple[object, ...] = ()
+    write_by: datetime | None = None
 
     def held_back(
         self,
@@ -113,6 +120,7 @@ class State(NamedTuple):
         received_at: datetime,
         reading: Mapping[str, Any],
         said: tuple[object, ...] = (),
+        write_by: datetime | None = None,
     ) -> "State":
         """Return the state after a reading that says the same but for numbers, held back."""
         return State(
@@ -126,6 +134,26 @@ class State(NamedTuple):
             None if self.lit is None else at,
             self.stored_at or self.at,
             said,
+            write_by,
+        )
+
+    def goes_on(self, at: datetime, received_at: datetime) -> "State":
+        """Return a state that is held back after a reading that says the same."""
+        return _tuple(
+            State,
+            (
+                at,
+                received_at,
+                self.since,
+                self.reading,
+                self.fault,
+                self.silent,
+                self.lit,
+                None if self.lit is None else at,
+                self.stored_at,
+                self.said,
+                self.write_by,
+            ),
         )
 
     def written(self) -> "State":

@@ -3,12 +3,13 @@
 
 Lamp-nights hold what readings settled, in whole microseconds; what a lamp's latest reading still
 holds is added here up to now. Time that has not come is not due yet, so the number of a night in
-progress says how it has gone so far.
+progress says how it has gone so far. Where states are held back (`ingest.state_interval_s`) the
+latest instant from which all are in the tables stands for now.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal, LiteralString
 
 from psycopg import AsyncConnection
@@ -23,7 +24,12 @@ from ingest.store.sums import Sum
 
 @dataclass(frozen=True, slots=True)
 class LightSum:
-    """Lighting of many lamp-nights together, microseconds; ``period`` is what they share."""
+    """Lighting of many lamp-nights together, microseconds.
+
+    Attributes:
+        period: What they share.
+        as_of: Until when time of nights in progress counts.
+    """
 
     period: str
     first: date
@@ -34,6 +40,7 @@ class LightSum:
     dark_us: int
     revision: int
     is_final: bool
+    as_of: datetime
     excluded: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
@@ -53,14 +60,24 @@ class LightSum:
             self.dark_us + other.dark_us,
             max(self.revision, other.revision),
             self.is_final and other.is_final,
+            min(self.as_of, other.as_of),
             self.excluded or other.excluded,
         )
 
 
+# Longer than states are ever held back, and some more.
+_LAG_MAX: Final = timedelta(hours=1)
+
 By = Literal["night", "month", "total", "child"]
 # The lamp-nights of which no final number is stored yet, each as far as it has come.
 _RUNNING_NIGHTS: Final[LiteralString] = """
-    WITH place AS MATERIALIZED (
+    WITH as_of AS MATERIALIZED (
+        -- States before `held_since` are in the tables. It stands still while ingest does: that
+        -- becomes time of which nothing is known.
+        SELECT greatest(least(%(now)s::timestamptz, min(held_since)),
+                        %(now)s::timestamptz - %(lag_max)s) AS at
+        FROM ingest_lane
+    ), place AS MATERIALIZED (
         SELECT area, path FROM area
         WHERE path <@ %(area)s::ltree OR path @> %(area)s::ltree
     ), open_night AS MATERIALIZED (
@@ -93,7 +110,8 @@ _RUNNING_NIGHTS: Final[LiteralString] = """
         ) AS n
     ), due_so_far AS MATERIALIZED (
         -- Lamps of one programme are due at the same time: reckoned once.
-        SELECT due, covered_us(due * tstzmultirange(tstzrange(NULL, %(now)s))) AS us
+        SELECT due, covered_us(
+                   due * tstzmultirange(tstzrange(NULL, (SELECT at FROM as_of)))) AS us
         FROM (SELECT DISTINCT due FROM open_lamp) AS programme
     ), lamp AS (
         SELECT n.night, n.lit_us, n.dark_us, n.revision, n.is_final, n.due,
@@ -101,7 +119,7 @@ _RUNNING_NIGHTS: Final[LiteralString] = """
                CASE WHEN d.community = n.community THEN a.path ELSE n.community_path END
                    AS path,
                -- Gateways' clocks may run ahead a little: settled time has come.
-               greatest(%(now)s, s.lit_at) AS until,
+               greatest((SELECT at FROM as_of), s.lit_at) AS until,
                s.lit, s.lit_at,
                s.lit_at + make_interval(secs => d.reporting_period_s * %(periods)s)
                    AS known_until
@@ -119,7 +137,7 @@ _RUNNING_NIGHTS: Final[LiteralString] = """
     ), so_far AS (
         SELECT night, path, lit_us, dark_us, revision, is_final, lit,
                CASE WHEN due_to <= until THEN due_us
-                    WHEN until = %(now)s THEN due_now_us
+                    WHEN until = (SELECT at FROM as_of) THEN due_now_us
                     ELSE covered_us(due * tstzmultirange(tstzrange(NULL, until)))
                END AS due_us,
                CASE WHEN isempty(hold) THEN 0
@@ -140,7 +158,7 @@ _RUNNING_NIGHTS: Final[LiteralString] = """
     SELECT period, min(night) AS first, max(night) AS last, max(lamps) AS lamps,
            sum(due_us)::bigint AS due_us, sum(lit_us)::bigint AS lit_us,
            sum(dark_us)::bigint AS dark_us, max(revision) AS revision,
-           bool_and(is_final) AS is_final
+           bool_and(is_final) AS is_final, (SELECT at FROM as_of) AS as_of
     FROM by_night
     WHERE period IS NOT NULL
     GROUP BY period
@@ -188,7 +206,7 @@ async def sum_light(
                 continue
             final = LightSum(
                 one.period, one.first, one.last, one.subjects, one.total, one.good, one.bad,
-                one.revision, one.is_final, one.excluded,
+                one.revision, one.is_final, now, one.excluded,
             )  # fmt: skip
             other = found.get(one.period)
             if other is not None:
@@ -214,6 +232,7 @@ async def _sum_running(
             _RUNNING[by],
             {
                 "now": now,
+                "lag_max": _LAG_MAX,
                 "periods": lighting.SILENCE_PERIODS,
                 "first": nights[0],
                 "end": nights[1],

@@ -100,6 +100,7 @@ SEEDS: Final[Mapping[str, Sequence[bytes]]] = {
             "devices",
         )
     },
+    "batch": _messages("telemetry"),
     "judge": list(_judged()),
     "agent_config": [_AGENT],
     "server_config": [_SERVER],

@@ -22,7 +22,7 @@ ROOT: Final = Path(__file__).parents[2]
 RUNS: Final = os.environ.get("LINLI_FUZZ_RUNS")
 RUNS_USUAL: Final = "20000"
 # The others are read by the same lines, or by the operator's own programs.
-USUAL: Final = ("topic", "telemetry", "event", "status", "judge", "registry")
+USUAL: Final = ("topic", "telemetry", "batch", "event", "status", "judge", "registry")
 
 
 @pytest.mark.timeout(0 if RUNS else 120)

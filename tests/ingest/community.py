@@ -20,8 +20,10 @@ from ingest.events import EventWriter
 from ingest.judge import Limits, Received
 from ingest.kinds import DEFAULT_RULES
 from ingest.presence import Presence
+from ingest.projection import SAID, Heard
 from ingest.rules import RuleBook
 from ingest.store import connect
+from ingest.store.devices import Device
 from ingest.telemetry import TelemetryWriter
 from ingest.writer import Common, FlushLimits, Writer
 from tests.services import Broker
@@ -38,6 +40,11 @@ DEVICES = (
     ("c01-alarm-001", "alarm", GATEWAY),
     ("c01-lamp-101", "lamp", OTHER_GATEWAY),
 )
+
+
+def heard(device: Device, reading: Reading, received_at: datetime | None = None) -> Heard:
+    """Return a reading as a projection takes it, received at its own instant by default."""
+    return (reading.at, device, reading, received_at or reading.at, SAID[device.kind](reading))
 
 
 def found(

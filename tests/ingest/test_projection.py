@@ -19,6 +19,7 @@ from ingest.projection import Delta, Projection
 from ingest.rules import RuleBook
 from ingest.store.alerts import PendingRow, Standing
 from ingest.store.devices import Device, Gateway, Registry, State
+from tests.ingest.community import heard
 
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
 PLACE = lighting.Place(30.6, 104.0, "Asia/Shanghai")
@@ -124,11 +125,11 @@ def run(
         flush.append(item)
         if index in cuts or index == len(readings) - 1:
             if index in retries:
-                projection.fold(flush)
+                projection.fold([heard(*item) for item in flush])
                 projection.rollback()
             if index in restarts:
                 projection = tables.restored(interval)
-            projection.fold(flush)
+            projection.fold([heard(*item) for item in flush])
             tables.write(projection.delta)
             tables.readings += flush
             projection.commit()
@@ -139,8 +140,10 @@ def run(
 
 
 def stored(tables: Tables) -> dict[int, State]:
-    """What the tables have of states: not how memory compares them quickly."""
-    return {number: state._replace(said=()) for number, state in tables.states.items()}
+    """What the tables have of states: not how memory compares them quickly, or when it is to."""
+    return {
+        number: state._replace(said=(), write_by=None) for number, state in tables.states.items()
+    }
 
 
 places = st.sets(st.integers(0, 40))

@@ -22,6 +22,7 @@ from ingest.rules import RuleBook, Version
 from ingest.store.alerts import Standing
 from ingest.store.devices import Device, Gateway, Registry, State
 from ingest.store.rules import MemoryKey, MemoryRow
+from tests.ingest.community import heard
 
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
 GATEWAY = Gateway("gw-1", "c01", "active", None, silent=False, status_interval_s=None)
@@ -182,12 +183,12 @@ def run(taken: Sequence[Step], *, kill: bool) -> Tables:
         pass_time(projection, at - timedelta(microseconds=1))
         tables.commit(projection)
         if kill and killed:
-            projection.fold([(one, told, at)])
+            projection.fold([heard(one, told, at)])
             projection.rollback()
             pass_time(projection, at)
             projection = tables.started()
             pass_time(projection, at - timedelta(microseconds=1))
-        projection.fold([(one, told, at)])
+        projection.fold([heard(one, told, at)])
         tables.commit(projection)
     return tables
 
@@ -339,7 +340,7 @@ def test_a_device_without_own_rules_stays_calm() -> None:
         for minute in range(10):
             at = START + timedelta(minutes=minute)
             said = BinReading(device=BINS[0].device, at=at, fill_pct=5, weight_kg=1)
-            projection.fold([(BINS[0], said, at)])
+            projection.fold([heard(BINS[0], said, at)])
             projection.commit()
         asked.append(calls)
     assert asked == [1, 1, 10]
@@ -351,7 +352,7 @@ def test_rules_of_another_area_are_not_asked() -> None:
     for version, raised in ((near, 1), (elsewhere, 0)):
         projection = Tables(book(version)).started()
         said = BinReading(device=BINS[0].device, at=START, weight_kg=60)
-        projection.fold([(BINS[0], said, START)])
+        projection.fold([heard(BINS[0], said, START)])
         assert len(projection.gather().alerts) == raised
 
 
@@ -367,7 +368,7 @@ def test_a_condition_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) 
     for minute in range(7):
         at = START + timedelta(minutes=minute)
         said = BinReading(device=BINS[0].device, at=at, weight_kg=60, lid_open=True)
-        projection.fold([(BINS[0], said, at)])
+        projection.fold([heard(BINS[0], said, at)])
     assert [change.rule.id for change in projection.gather().alerts] == [HELD.rule]
     assert caplog.text.count("rule fails") == 1
 
