@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -33,8 +33,9 @@ from deploy.bench import (
 )
 from deploy.bench.city import City, month_before
 from deploy.bench.ground import Ground, prepared
-from deploy.bench.ingest import Bench, measure
+from deploy.bench.ingest import Bench, Steps, city_and_rounds, measure
 from deploy.bench.report import Measured, Report
+from deploy.bench.runs import Result as Found
 from deploy.bench.runs import Settings
 from deploy.bench.show import WIDTH, show
 from deploy.bench.stage import INGEST_PROCESSES, VIEWERS, Loading
@@ -289,12 +290,12 @@ class Trial:
 
     Attributes:
         about: For people.
-        steps: By default the city as it is, then rounds of Linli and baselines.
+        steps: What is done to it.
         viewers: Who watch all the time.
     """
 
     about: str
-    steps: Callable[[Bench, Loading], None] | None = None
+    steps: Steps
     minutes: float = 10
     rounds: int = 0
     viewers: int = VIEWERS
@@ -303,6 +304,7 @@ class Trial:
 TRIALS: Final[Mapping[str, Trial]] = {
     "ingest": Trial(
         "A city's readings from the wire to the tables; beside it COPY, null and row consumers.",
+        city_and_rounds,
         rounds=3,
     ),
     "burst": Trial(
@@ -329,6 +331,10 @@ TRIALS: Final[Mapping[str, Trial]] = {
         minutes=1,
     ),
 }
+
+
+#: Trials that one city can be put through, each as if it were the first.
+_SAME_STAGE: Final = ("ingest", "alerts", "burst", "outage", "fanout")
 
 
 def offer(name: str, trial: Trial) -> None:
@@ -366,6 +372,66 @@ def offer(name: str, trial: Trial) -> None:
 
 for _name, _trial in TRIALS.items():
     offer(_name, _trial)
+
+
+@app.command()
+def everything(
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"By default {', '.join(_SAME_STAGE)}.")
+    ] = None,
+    *,
+    reports: Annotated[
+        Path | None, typer.Option(help="Write each report to NAME.json in this folder.")
+    ] = None,
+    quick: Quick = False,
+    judge: Judged = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, max=1_440, help="Of the city, or of each part, at most.")
+    ] = 10,
+    communities: Communities = 2_514,
+    devices: Devices = 400,
+    status: Annotated[float, typer.Option(min=0.1, help="Between statuses.")] = STATUS_S,
+    rounds: Rounds = 3,
+    seconds: Seconds = 60.0,
+    processes: Processes = INGEST_PROCESSES,
+    folder: Folder = None,
+) -> None:
+    """Several trials of one city, one after the other: a city comes to rest once for all."""
+    chosen = names or list(_SAME_STAGE)
+    if unknown := set(chosen) - set(_SAME_STAGE):
+        raise typer.BadParameter(
+            f"{', '.join(sorted(unknown))}: choose of {', '.join(_SAME_STAGE)}"
+        )
+    if quick:
+        processes = 1
+        communities, minutes = min(communities, _QUICK_COMMUNITIES), min(minutes, 1.0)
+        rounds, seconds = min(rounds, 1), min(seconds, _QUICK_S)
+    settings = Settings(
+        Town(communities, devices, status_s=status), minutes, 0, rounds, seconds,
+        comparable=not quick, bench="everything", ingest_processes=processes,
+    )  # fmt: skip
+
+    def steps(bench: Bench, load: Loading) -> None:
+        whole = bench.result
+        for name in chosen:
+            trial, begun = TRIALS[name], time.monotonic()
+            bench.settings = replace(
+                settings, bench=name, minutes=min(minutes, trial.minutes),
+                rounds=min(rounds, trial.rounds),
+            )  # fmt: skip
+            bench.result = Found(bench.settings, machine=whole.machine, versions=whole.versions)
+            bench.result.notes += whole.notes
+            trial.steps(bench, load)
+            bench.result.seconds = time.monotonic() - begun
+            if reports is not None:
+                report = json.dumps(bench.result.as_json(), indent=1, ensure_ascii=False)
+                (reports / f"{name}.json").write_text(report + "\n")
+            whole.runs += bench.result.runs
+            whole.ratios += bench.result.ratios
+            whole.wrong += bench.result.wrong
+        bench.result, bench.settings = whole, settings
+
+    show(lambda tell: measure(settings, folder, tell, steps), None, judge=judge)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def measure(
     settings: Settings,
     folder: Path | None,
     tell: Callable[[str], None],
-    steps: Callable[[Bench, Loading], None] | None = None,
+    steps: Steps,
 ) -> Result:
     """Measure one thing; some minutes more than the city itself is given.
 
@@ -71,7 +71,7 @@ def measure(
         settings: How much.
         folder: Where the database lies meanwhile.
         tell: Told each step.
-        steps: What is done; by default the city, then the rounds.
+        steps: What is done.
 
     Raises:
         ServiceError: A server cannot be had, or the disk is too small for it.
@@ -87,16 +87,16 @@ def measure(
         tell("servers, certificates, registry")
         with built(Path(made), settings.town, CITY, settings.ingest_processes) as stage:
             bench = Bench(stage, settings, result, tell)
-            load = bench.prepare()
-            if steps is not None:
-                steps(bench, load)
-            else:
-                drained = bench.city(load)
-                if settings.rounds and drained:
-                    bench.rounds(load)
+            steps(bench, bench.prepare())
             stage.check()
     result.seconds = time.monotonic() - begun
     return result
+
+
+def city_and_rounds(bench: Bench, load: Loading) -> None:
+    """Measure the city as it is, then in turns what is compared."""
+    if bench.city(load) and bench.settings.rounds:
+        bench.rounds(load)
 
 
 class Bench:
@@ -439,3 +439,6 @@ class Bench:
             "timescaledb": row[1],
             "mosquitto": broker,
         }
+
+
+Steps = Callable[[Bench, Loading], None]

@@ -186,7 +186,7 @@ class Stage:
     metrics_port: int = field(default_factory=free_port)
     api_port: int = field(default_factory=free_port)
     processes: dict[str, Process] = field(default_factory=dict[str, Process])
-    _metrics_ports: list[int] = field(default_factory=list[int])
+    _metrics_ports: dict[str, int] = field(default_factory=dict[str, int])
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def plan(self, name: str, broker: Broker | None = None) -> Plan:
@@ -260,16 +260,25 @@ class Stage:
         """Those of the processes that are ingest's."""
         return {name: one for name, one in self.processes.items() if name.startswith("ingest")}
 
+    @property
+    def telemetry(self) -> dict[str, Process]:
+        """Those of ingest that hear telemetry and nothing else; none where one process does all."""
+        return {name: one for name, one in self.ingest.items() if "telemetry" in name}
+
     def start_ingest(self) -> None:
-        """Start ingest, again if need be, in as many processes as it has; wait until all hear."""
-        for name in self.ingest:
-            self.processes.pop(name)
+        """Start what of ingest does not run, in as many processes as it has; wait for all."""
+        running = {name for name, one in self.ingest.items() if one.running}
         programs = ingest_programs(self.ingest_processes, self.metrics_port)
-        self._metrics_ports = [port for _, port, _ in programs]
-        for name, _, options in programs:
+        ports: dict[str, int] = {}
+        for name, port, options in programs:
+            if name in running:
+                ports[name] = self._metrics_ports[name]
+                continue
+            ports[name] = port
             command = module("ingest", "run", "--config", str(self.folder / "linli.toml"), *options)
             self.processes[name] = self.program(name, command, self.settings)
-        for name, port, _ in programs:
+        self._metrics_ports = ports
+        for name, port in ports.items():
             self._await(name, port)
 
     def end_ingest(self, *, killed: bool = False) -> None:
@@ -300,7 +309,7 @@ class Stage:
     def metric(self, name: str, *labels: str) -> float:
         """One number of ingest's; several series with the name, of all processes, are added up."""
         total = 0.0
-        for port in self._metrics_ports:
+        for port in self._metrics_ports.values():
             text = httpx2.get(f"http://{HOST}:{port}/metrics", timeout=30).text
             for line in text.splitlines():
                 head, _, value = line.rpartition(" ")

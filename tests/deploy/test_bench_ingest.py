@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from deploy.bench import differences, docs, fanout, trials
-from deploy.bench.__main__ import Trial, app, offer
+from deploy.bench import differences, docs
+from deploy.bench.__main__ import app
 from deploy.bench.ground import Ground
-from deploy.bench.ingest import Bench
-from deploy.bench.runs import Ratio, Result, percentiles
-from deploy.bench.stage import Loading
+from deploy.bench.runs import Ratio, percentiles
 from deploy.bench.town import Town, register
 from edge_agent import topics
 from ingest.judge import Limits, Received
@@ -127,44 +124,27 @@ def test_percentiles_of_few_samples_have_no_p99() -> None:
     assert percentiles([0.001] * 989 + [0.5] * 11)["p99"] == 500.0
 
 
-STEPS = {
-    "ingest": None, "burst": trials.burst, "outage": trials.outage, "alerts": trials.alerts,
-    "fanout": fanout.fanout,
-}  # fmt: skip
+NAMES = ("ingest", "alerts", "burst", "outage", "fanout")
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, dict[str, Any]]:
     """All trials of one small city on one stage, one after the other; each one's report."""
-    reports: dict[str, dict[str, Any]] = {}
-
-    def everything(bench: Bench, load: Loading) -> None:
-        whole, settings = bench.result, bench.settings
-        for name, steps in STEPS.items():
-            bench.settings = replace(settings, bench=name)
-            bench.result = Result(bench.settings, versions=whole.versions, machine=whole.machine)
-            if steps is not None:
-                steps(bench, load)
-            elif bench.city(load):
-                bench.rounds(load)
-            reports[name] = bench.result.as_json()
-        bench.result = whole
-
-    offer("everything", Trial("All of them.", everything, rounds=1))
-    file = tmp_path_factory.mktemp("bench") / "b.json"
+    folder = tmp_path_factory.mktemp("bench")
     done = CliRunner().invoke(
         app,
-        ["everything", "--quick", "--json", str(file), "--communities", "2", "--devices", "40",
-         "--minutes", "0.02", "--seconds", "0.5", "--status", "0.2"],
+        ["everything", *NAMES, "--quick", "--reports", str(folder), "--communities", "2",
+         "--devices", "40", "--minutes", "0.02", "--seconds", "0.5", "--status", "0.2"],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    told = json.loads(file.read_text())
-    assert {"schema", "commit", "machine", "versions", "settings", "ratios"} <= told.keys()
-    assert not told["comparable"]
+    reports = {name: json.loads((folder / f"{name}.json").read_text()) for name in NAMES}
+    for told in reports.values():
+        assert {"schema", "commit", "machine", "versions", "settings", "ratios"} <= told.keys()
+        assert not told["comparable"]
     return reports
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", NAMES)
 def test_whatever_a_city_is_put_through_it_loses_nothing(
     ran: Mapping[str, dict[str, Any]], name: str
 ) -> None:
