@@ -29,6 +29,13 @@ _WAITING_S: Final = 5.0
 
 def alerts(bench: Bench, load: Loading) -> None:
     """Alert latency with nothing else to do, and while a backlog of telemetry drains."""
+    _alerts_alone(bench, load)
+    if bench.stage.telemetry:
+        _alerts_beside(bench, load)
+
+
+def _alerts_alone(bench: Bench, load: Loading) -> None:
+    """Measure without load, then with a backlog and nothing beside it."""
     bench.tell("alarms alone")
     seconds = _seconds(bench)
     alone = bench.phase(
@@ -68,8 +75,6 @@ def alerts(bench: Bench, load: Loading) -> None:
         Ratio("7 alert p99 while a backlog drains / alone", [p99_loaded / p99], 3, at_most=True),
         Ratio("7 alert p99 alone less bare, ms", [p99 - p99_bare], 50, at_most=True),
     ]
-    if bench.stage.telemetry:
-        _alerts_beside(bench, load)
 
 
 def _alerts_beside(bench: Bench, load: Loading) -> None:
@@ -77,7 +82,8 @@ def _alerts_beside(bench: Bench, load: Loading) -> None:
 
     Who hears telemetry is killed and away until that many wait; alarms are heard all the time.
     """
-    stage, away_s = bench.stage, _BACKLOG / (_HALF * bench.settings.town.rate)
+    stage = bench.stage
+    away_s = min(_BACKLOG / (_HALF * bench.settings.town.rate), _seconds(bench))
     bench.tell(f"telemetry is away for {away_s:.0f} s, half of the city goes on")
     for process in stage.telemetry.values():
         process.kill()
