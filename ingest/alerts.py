@@ -51,6 +51,8 @@ class Ending:
 
 Track = Idle | Pending | Active | Ending
 IDLE: Final = Idle()
+#: Why something is raised of which the on-delay ended.
+HELD: Final = "condition_held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def elapse(
         case Pending(since, known_until):
             deadline = since + on_delay
             if deadline <= min(now, known_until):
-                return Active(deadline), Raise(deadline, "condition_held")
+                return Active(deadline), Raise(deadline, HELD)
             return (IDLE if now > known_until else track), None
         case Ending(raised_at, since, known_until):
             deadline = since + off_delay

@@ -131,6 +131,8 @@ class Consumer:
         self._generation = 0
         self._started = False
         self._connected = False
+        # Probes of this connection that did not come round yet, and when each was sent.
+        self._probes: dict[bytes, datetime] = {}
         # The broker confirmed the subscription.
         self.connected = False
         self.hearing = Hearing(_PROBE_BREAK)
@@ -245,16 +247,30 @@ class Consumer:
         return f"{PREFIX}/probe/{self.identity}"
 
     def probe(self) -> None:
-        """Send a probe; `is_probe` notes that it came round."""
-        self.publish(self.probe_topic, b"", qos=0)
+        """Send a probe; `is_probe` notes that it came round.
+
+        With QoS 1, so that it waits in the session's queue behind whatever was published before it:
+        what is sent with QoS 0 Mosquitto delivers at once, past all that waits.
+        """
+        if self._connected:
+            sent_at = datetime.now(UTC)
+            name = sent_at.isoformat().encode()
+            self._probes[name] = sent_at
+            self.publish(self.probe_topic, name, qos=QOS)
 
     def is_probe(self, message: Received) -> bool:
-        """Whether a message is our own probe; if so, note when it came round."""
+        """Whether a message is our own probe; if so, note up to when it proves that we hear.
+
+        It is acknowledged here, since nothing of it is stored.
+        """
         if message.topic != self.probe_topic:
             return False
         self.probed_at = time.monotonic()
-        if message.generation == self._generation:
-            self.hearing.came_round(message.received_at)
+        self.acknowledge([message])
+        # One of an earlier connection may have come to the broker at any time.
+        sent_at = self._probes.pop(message.payload, None)
+        if sent_at is not None and message.generation == self._generation:
+            self.hearing.came_round(sent_at, message.received_at)
         return True
 
     def is_foreign(self, message: Received) -> bool:
@@ -306,6 +322,7 @@ class Consumer:
         # What was received on the old connection and not yet taken comes again on this one.
         self._generation += 1
         self._queue.clear()
+        self._probes.clear()
         self._connected = True
         if not flags.session_present:
             self.sessions_lost += 1
@@ -327,8 +344,8 @@ class Consumer:
             for topic in _filters(subscription.channel, self.partitions)
         ]
         wanted = {topic for topic, _ in topics}
-        # Sent with QoS 0 and so received with it; but a cluster keeps what a session subscribes to
-        # with QoS 0 in a queue on one node, without which the session cannot come back.
+        # Besides, a cluster keeps what a session subscribes to with QoS 0 in a queue on one node,
+        # without which the session cannot come back.
         topics.append((self.probe_topic, SubscribeOptions(qos=QOS)))
         code, _ = client.subscribe(topics)
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:

@@ -22,7 +22,8 @@ from ingest.days import days_over
 from ingest.judge import Judged
 from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
-from ingest.presence import HEARD_INTERVAL, Watch
+from ingest.owed import WAIT_MAX, Owed
+from ingest.presence import HEARD_INTERVAL, Listening, Watch
 from ingest.rule_engine import Seen, subject_of_gateway
 from ingest.rules import Rule
 from ingest.store import (
@@ -46,6 +47,8 @@ _PRESENCE_INTERVAL: Final = timedelta(seconds=1)
 _SAVE_INTERVAL: Final = timedelta(seconds=5)
 _HOLES_INTERVAL: Final = timedelta(seconds=2)
 _ASKED_AT_ONCE: Final = 500
+# What an event may take from its instant to the broker: the gateway writes it to disk first.
+_ON_THE_WAY: Final = timedelta(seconds=1)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -63,6 +66,7 @@ class EventWriter(Writer):
         """Take the heartbeat of gateways that do not say theirs, and how many may be missed."""
         super().__init__(**common)
         self._watch = Watch(self.presence, status_interval, silence_intervals)
+        self._owed = Owed()
         # Since when each stream has a hole, and of which people were told.
         self._holes: dict[StreamKey, datetime] = {}
         self._hole_alerts: set[StreamKey] = set()
@@ -170,11 +174,26 @@ class EventWriter(Writer):
     def _let_time_pass(self, conn: psycopg.Connection, now: datetime) -> None:
         """Let delays end and ask conditions whose answer changes by time alone, some at a time.
 
-        No stream of readings tells how late it is at a gateway, so it is as late there as here.
+        No stream of readings tells how late it is at a gateway: it is as late as when our last
+        probe was sent, because what was published before is stored.
         """
-        engine = self.projection.engine
-        engine.pass_time(dict.fromkeys(engine.waiting, (now, now)))
-        for device, one, at in engine.take_due(now, _ASKED_AT_ONCE):
+        listening, engine = self.listening, self.projection.engine
+        if listening is None:
+            return
+        until = listening.until - _ON_THE_WAY
+        waiting = engine.waiting
+        owing = self._owed.owing(conn, waiting, now)
+        times = {one: self._time_at(one, listening, one in owing) for one in waiting}
+
+        def time_at(gateway: str) -> datetime:
+            if gateway not in times:
+                owes = bool(self._owed.owing(conn, [gateway], now))
+                times[gateway] = self._time_at(gateway, listening, owes)
+            return times[gateway]
+
+        if times:
+            engine.pass_time({one: (at, now) for one, at in times.items()})
+        for device, one, at in engine.take_due(until, _ASKED_AT_ONCE, time_at):
             self.projection.ask_due(device, one, at, now, partial(devices.latest, conn))
         delta = self.projection.gather()
         if not (delta.memory or delta.alerts):
@@ -189,6 +208,19 @@ class EventWriter(Writer):
         for change in delta.alerts:
             metrics.ALERTS.labels(change.rule.id).inc()
         self.tell_alerts()
+
+    def _time_at(self, gateway: str, listening: Listening, owes: bool) -> datetime:
+        """Return until when everything is known that a gateway had to tell.
+
+        Behind one that is silent it is as late as here: a gate that was forced, and of which
+        nothing is heard any more, is to be told.
+        """
+        known = self.registry.gateways.get(gateway)
+        if known is not None and not self._watch.is_silent(known):
+            is_new = listening.until - listening.since < WAIT_MAX
+            if owes or (is_new and self.presence.heard_since(gateway) is None):
+                return _NEVER
+        return listening.until - _ON_THE_WAY
 
     def rules_changed(self, ended: frozenset[MemoryKey]) -> None:
         """Holes of which people are not told any more are told anew when they are again."""
@@ -368,6 +400,7 @@ class EventWriter(Writer):
         for item in judged:
             if item.gateway is not None and item.status is not None:
                 self._watch.note(item.gateway, item.status, item.message.received_at)
+                self._owed.note(item.gateway, item.status)
         for change in delta.alerts:
             metrics.ALERTS.labels(change.rule.id).inc()
         self.tell_alerts()

@@ -110,13 +110,24 @@ class Hearing:
         """Since when, and up to when, everything was heard; None where nothing proves it."""
         return self._listening
 
-    def came_round(self, at: datetime) -> None:
-        """Note a probe, by its receipt time."""
+    def came_round(self, sent_at: datetime, received_at: datetime | None = None) -> None:
+        """Note a probe: whatever was published before it was sent, and waited, is received.
+
+        Args:
+            sent_at: When it was sent.
+            received_at: When it came; None: at once. One that came late tells how far we are, but
+                proves no listening without a break: the broker may have been frozen meanwhile.
+        """
         known = self._listening
-        if known is None or not timedelta() <= at - known.until <= self._break_limit:
-            self._listening = Listening(at, at)
+        is_late = received_at is not None and received_at - sent_at > self._break_limit
+        if (
+            known is None
+            or is_late
+            or not timedelta() <= sent_at - known.until <= self._break_limit
+        ):
+            self._listening = Listening(sent_at, sent_at)
         else:
-            self._listening = Listening(known.since, at)
+            self._listening = Listening(known.since, sent_at)
 
     def lost(self) -> None:
         """Note that the link is gone."""

@@ -17,6 +17,7 @@ from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import AnyLane, LiveDevice
 from ingest.alerts import (
+    HELD,
     IDLE,
     Active,
     Decision,
@@ -76,14 +77,25 @@ class Delta:
     opened: dict[NightKey, Night] = field(default_factory=dict[NightKey, Night])
     dirty: set[NightKey] = field(default_factory=set[NightKey])
     alerts: list[Change] = field(default_factory=list[Change])
-    # Since when a delay runs, and whether it is the off-delay; None: none runs any more.
-    pending: dict[tuple[str, int], tuple[datetime, bool] | None] = field(
-        default_factory=dict[tuple[str, int], tuple[datetime, bool] | None]
+    # Delays that run, by rule and device; None: none runs any more.
+    pending: dict[tuple[str, int], PendingRow | None] = field(
+        default_factory=dict[tuple[str, int], PendingRow | None]
     )
     memory: dict[MemoryKey, MemoryRow | None] = field(
         default_factory=dict[MemoryKey, MemoryRow | None]
     )
     live: dict[int, tuple[Device, State]] = field(default_factory=dict[int, tuple[Device, State]])
+
+
+def _pending(key: TrackKey, track: Track) -> PendingRow | None:
+    """Return what the table has of a condition: nothing where no delay runs."""
+    match track:
+        case Pending(since, known_until):
+            return PendingRow(key[0], key[1], since, False, known_until)
+        case Ending(_, since, known_until):
+            return PendingRow(key[0], key[1], since, True, known_until)
+        case _:
+            return None
 
 
 def live_device(device: Device, state: State) -> LiveDevice:
@@ -129,11 +141,14 @@ class Projection:
         self._running: dict[TrackKey, None] = {}
         self._params: dict[TrackKey, Mapping[str, Any]] = {}
         self._stream_time: dict[str, datetime] = {}
+        # When a gateway's readings were received last.
+        self._heard_at: dict[str, datetime] = {}
         self._nights: set[NightKey] = set()
         self._interval = _NO_DELAY
         self._held_since: datetime | None = None
         self._staged_tracks: dict[TrackKey, Track] = {}
         self._staged_time: dict[str, datetime] = {}
+        self._staged_heard: Mapping[str, datetime] = {}
         self.delta = Delta()
         self._set_registry(registry)
 
@@ -159,7 +174,7 @@ class Projection:
         standing = list(standing)
         self._set_registry(registry)
         self._states = dict(states)
-        self._stream_time = {}
+        self._stream_time, self._heard_at = {}, {}
         for device_id, state in states.items():
             device = self._by_id.get(device_id)
             if device is not None:
@@ -175,12 +190,7 @@ class Projection:
             device = self._by_id.get(row.device_id)
             if state is None or device is None:
                 continue
-            # What confirmed a lamp's condition last is its last reading that told of light.
-            seen = max(state.lit_at or state.at, row.since)
-            known_until = seen + device.max_silence
-            if device.kind == "lamp":
-                _, until = self._is_due(device, spans.to_us(seen))
-                known_until = min(known_until, until or known_until)
+            known_until = row.known_until or max(state.at, row.since) + device.max_silence
             key = (row.rule, row.device_id, "")
             raised = self._tracks.get(key, IDLE)
             if not row.ending:
@@ -335,6 +345,7 @@ class Projection:
             else:
                 self._running.pop(key, None)
         self._stream_time.update(self._staged_time)
+        self._heard_at.update(self._staged_heard)
         self._nights.update(delta.opened)
         self._unstage()
         return delta
@@ -347,7 +358,7 @@ class Projection:
 
     def _unstage(self) -> None:
         self._staged_tracks = {}
-        self._staged_time = {}
+        self._staged_time, self._staged_heard = {}, {}
         self.delta = Delta()
 
     def fold(self, heard: Iterable[Heard]) -> None:
@@ -380,6 +391,7 @@ class Projection:
             if at > (self._stream_time.get(gateway) or _EVER):
                 self._staged_time[gateway] = at
         touched = {gateway: received_at for gateway, (_, received_at) in last.items()}
+        self._staged_heard = touched
         running: defaultdict[str, list[TrackKey]] = defaultdict(list)
         for key in {**self._running, **self._staged_tracks}:
             device = self._by_id.get(key[1])
@@ -388,13 +400,17 @@ class Projection:
         for gateway, keys in running.items():
             self._let_time_pass(gateway, keys, touched[gateway])
 
-        self.engine.pass_time(
-            {
-                gateway: (self._staged_time.get(gateway) or self._stream_time[gateway], received_at)
-                for gateway, received_at in touched.items()
-                if gateway in self._staged_time or gateway in self._stream_time
-            }
-        )
+        if self.engine.may_wait:
+            self.engine.pass_time(
+                {
+                    gateway: (
+                        self._staged_time.get(gateway) or self._stream_time[gateway],
+                        received_at,
+                    )
+                    for gateway, received_at in touched.items()
+                    if gateway in self._staged_time or gateway in self._stream_time
+                }
+            )
         self.gather()
 
     def fold_event(
@@ -421,7 +437,11 @@ class Projection:
             for one in self.engine.custom(device.area, device.kind):
                 values: Mapping[str, Any] = {}
                 if one.asks.listens == "both":
+                    # With the readings of now nothing can be asked as of then.
                     values = latest(device.id)
+                else:
+                    for at in self.engine.take_overdue(one, device, event.at):
+                        self.engine.ask(one, device, Seen(at, {}, told_at=at), received_at)
                 self.engine.ask(one, device, seen._replace(values=values, event=told), received_at)
         self.gather()
 
@@ -468,16 +488,20 @@ class Projection:
             seen = Seen(at, values, told_at=at)
         else:
             state = self.state(device.id)
-            if state is None:
+            said = None if state is None else self._said(one, device, state, at)
+            if said is None:
                 return
-            at = max(at, state.at)
-            if one.asks.names and at > state.at + device.max_silence:
-                return  # what was told is not known any more; that it is silent is another rule's
-            seen = Seen(
-                at, state.reading, None, state.lit, self._due_at(device, at), told_at=state.at
-            )
+            seen = said
         self.engine.ask(one, device, seen, now)
         self.gather()
+
+    def _said(self, one: Custom, device: Device, state: State, at: datetime) -> Seen | None:
+        """Return what a state says at an instant; None: it is not known any more."""
+        at = max(at, state.at)
+        if one.asks.names and at > state.at + device.max_silence:
+            return None  # that it is silent is another rule's
+        due = self._due_at(device, at)
+        return Seen(at, state.reading, None, state.lit, due, told_at=state.at)
 
     def _due_at(self, device: Device, at: datetime) -> Callable[[], tuple[bool, datetime | None]]:
         return lambda: self._is_due(device, spans.to_us(at))
@@ -505,6 +529,14 @@ class Projection:
         self._tell(device, state)
         condition = Condition(rule.id, silent, {"last_at": state.at.isoformat()})
         self._advance(device, rule, condition, now, now, _NO_DELAY)
+
+    def told_upto(self, gateway: str) -> tuple[datetime, datetime | None] | None:
+        """Return how late it is in a gateway's telemetry; None where nobody behind it was heard.
+
+        With it, when its readings were received last; None: not since everything was read anew.
+        """
+        at = self._stream_time.get(gateway)
+        return None if at is None else (at, self._heard_at.get(gateway))
 
     def device(self, device_id: int) -> Device | None:
         """Return a registered device."""
@@ -577,7 +609,7 @@ class Projection:
         if is_news:
             self._tell(device, state)
         if is_news or at >= self._calm_until.get(device.id, _EVER):
-            self._ask_rules(device, reading, at_us, shines, values, received_at)
+            self._ask_rules(device, before, reading, at_us, shines, values, received_at)
 
     def _fold_late(self, device: Device, reading: Reading, at_us: int) -> None:
         """Latest state only moves forward; what is past is restated from raw."""
@@ -683,6 +715,7 @@ class Projection:
     def _ask_rules(
         self,
         device: Device,
+        before: State | None,
         reading: Reading,
         at_us: int,
         shines: bool | None,
@@ -720,6 +753,11 @@ class Projection:
                 due,
             )
             for one in custom:
+                if before is not None:
+                    for at in self.engine.take_overdue(one, device, reading.at):
+                        said = self._said(one, device, before, at)
+                        if said is not None:
+                            self.engine.ask(one, device, said, received_at)
                 calm = self.engine.ask(one, device, seen, received_at) and calm
         self._calm_until[device.id] = calm_until if calm else _EVER
 
@@ -736,6 +774,7 @@ class Projection:
         before = self._track(key)
         if before is IDLE and not condition.holds:
             return
+        params = self._params.get(key, {})
         if condition.holds:
             self._params[key] = condition.params
         known_until = at + device.max_silence
@@ -749,9 +788,11 @@ class Projection:
             off_delay=rule.off_delay,
             known_until=known_until,
         )
-        self._stage(key, before, after)
+        self._stage(key, rule, before, after)
         for decision in decisions:
-            self._decide(device, rule, key, decision, received_at)
+            # What a delay ended before was so without what is told now.
+            said = params if decision.reason == HELD else condition.params
+            self._decide(device, rule, key, decision, received_at, said)
 
     def _let_time_pass(
         self, gateway: str, running: Iterable[TrackKey], received_at: datetime
@@ -767,32 +808,40 @@ class Projection:
             if rule is None:
                 continue
             after, decision = elapse(track, now, on_delay=rule.on_delay, off_delay=rule.off_delay)
-            self._stage(key, track, after)
+            self._stage(key, rule, track, after)
             if decision is not None:
-                self._decide(device, rule, key, decision, received_at)
+                self._decide(device, rule, key, decision, received_at, self._params.get(key, {}))
 
     def _track(self, key: TrackKey) -> Track:
         return self._staged_tracks.get(key) or self._tracks.get(key, IDLE)
 
-    def _stage(self, key: TrackKey, before: Track, after: Track) -> None:
+    def _stage(self, key: TrackKey, rule: Rule, before: Track, after: Track) -> None:
         if after is before:
             return
         self._staged_tracks[key] = after
-        rule, device_id, _ = key
-        if isinstance(after, Pending | Ending):
-            row = (after.since, isinstance(after, Ending))
-            runs = isinstance(before, Pending | Ending)
-            if runs and row == (before.since, isinstance(before, Ending)):
-                return  # confirmed once more
-            self.delta.pending[rule, device_id] = row
-        elif isinstance(before, Pending | Ending):
-            self.delta.pending[rule, device_id] = None
-        self.write_out((device_id,))
+        was, row = _pending(key, before), _pending(key, after)
+        if isinstance(before, Pending | Ending) and isinstance(after, Pending | Ending):
+            end = after.since + (rule.off_delay if isinstance(after, Ending) else rule.on_delay)
+            known = after.since == before.since and end <= min(
+                before.known_until, after.known_until
+            )
+            if known or row == was:
+                return  # confirmed once more: the table knows it for long enough
+        if row != was:
+            self.delta.pending[rule.id, key[1]] = row
+        self.write_out((key[1],))
 
     def _decide(
-        self, device: Device, rule: Rule, key: TrackKey, decision: Decision, received_at: datetime
+        self,
+        device: Device,
+        rule: Rule,
+        key: TrackKey,
+        decision: Decision,
+        received_at: datetime,
+        params: Mapping[str, Any],
     ) -> None:
-        params: Mapping[str, Any] = self._params.get(key, {}) if isinstance(decision, Raise) else {}
+        if not isinstance(decision, Raise):
+            params = {}
         self.delta.alerts.append(
             Change(
                 rule,

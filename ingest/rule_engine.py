@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from edge_agent.messages import AnyLane, Lane
 from ingest.alerts import (
+    HELD,
     IDLE,
     Active,
     Clear,
@@ -153,6 +154,8 @@ class Engine:
         self._due: list[tuple[datetime, MemoryKey]] = []
         self._scheduled: dict[MemoryKey, datetime] = {}
         self._taken: list[tuple[datetime, MemoryKey]] = []
+        # Of that, by gateway, what is due here and not yet there.
+        self._early: dict[str, list[tuple[datetime, MemoryKey]]] = {}
         self._staged: dict[MemoryKey, Kept] = {}
         self._failed: set[str] = set()
         # Decided within the flush, and what of memory it changed.
@@ -166,11 +169,15 @@ class Engine:
         self._registry = registry
         self._custom: dict[Rules, Mapping[str, tuple[Custom, ...]]] = {}
         self._in_cell: dict[tuple[str, str], str] = {}
+        for early in self._early.values():  # devices may be behind another gateway now
+            for entry in early:
+                heapq.heappush(self._due, entry)
+        self._early = {}
 
     def restore(self, standing: Iterable[Standing], rows: Iterable[MemoryRow]) -> None:
         """Replace everything by what the tables hold."""
         self._kept, self._running, self._due, self._taken = {}, {}, [], []
-        self._scheduled = {}
+        self._scheduled, self._early = {}, {}
         self._unstage()
         for one in standing:
             key = MemoryKey(one.rule, one.device or f"gateway:{one.gateway}", one.key)
@@ -266,7 +273,7 @@ class Engine:
             IDLE,
             answer.memory,
             self._again(one, answer, seen.at),
-            _told(one, seen) if answer.holds else before.params,
+            (answer.holds and _told(one, seen)) or before.params,
         )
         seen = seen._replace(known_until=_known_until(one, answer, device, seen))
         kept = self._step(one.rule, subject, own, before, answer.holds, seen, received_at, after)
@@ -285,7 +292,7 @@ class Engine:
         subject = subject_of(holder)
         own = key_of(one.rule.id, subject)
         has = self._now(own)
-        after = Kept(params=_told(one, seen) if answer.holds else has.params)
+        after = Kept(params=(answer.holds and _told(one, seen)) or has.params)
         seen = seen._replace(known_until=_known_until(one, answer, device, seen))
         kept = self._step(one.rule, subject, own, has, answer.holds, seen, received_at, after)
         due = self._again(one, answer, seen.at)
@@ -353,7 +360,10 @@ class Engine:
         for decision in decisions:
             if ended is not None and isinstance(decision, Clear):
                 decision = replace(decision, reason=ended)
-            self._decide(rule, subject, name, decision, received_at, after.params)
+            # What a delay ended before was so without what is told now.
+            is_over = decision.reason == HELD
+            params = before.params if is_over else after.params
+            self._decide(rule, subject, name, decision, received_at, params)
         kept = after._replace(
             track=track, params=after.params if isinstance(track, Pending) else {}
         )
@@ -375,8 +385,6 @@ class Engine:
         Args:
             times: By gateway, how late it is there, and when that was learned.
         """
-        if not self._running and not self._staged:
-            return
         names = {name: None for gateway in times for name in self._running.get(gateway, ())}
         for name in [*names, *(name for name in self._staged if name not in names)]:
             before, subject = self._now(name), self.subject(name)
@@ -395,6 +403,11 @@ class Engine:
             self._stage(name, before, before._replace(track=track, params=params))
 
     @property
+    def may_wait(self) -> bool:
+        """Whether a delay may run anywhere; else no time need be told."""
+        return bool(self._running or self._staged)
+
+    @property
     def waiting(self) -> Iterable[str]:
         """The gateways behind which delays run."""
         return list(self._running)
@@ -410,28 +423,67 @@ class Engine:
             if not one.asks.is_calm and one.asks.memory_of == "device":
                 self._schedule(key_of(one.rule.id, subject_of(device)), since)
 
-    def take_due(self, now: datetime, most: int) -> Iterator[tuple[Device, Custom, datetime]]:
-        """Yield what is to be asked again, and as of when; what cannot be is to be postponed."""
+    def take_due(
+        self,
+        now: datetime,
+        most: int,
+        time_at: Callable[[str], datetime] = lambda gateway: _FOR_EVER,
+    ) -> Iterator[tuple[Device, Custom, datetime]]:
+        """Yield what is to be asked again, and as of when.
+
+        Args:
+            now: How late it is.
+            most: How much is looked at.
+            time_at: How late it is behind a gateway, where that is not as late as here.
+        """
+        for gateway, early in list(self._early.items()):
+            there = time_at(gateway)
+            while early and early[0][0] <= there:
+                heapq.heappush(self._due, heapq.heappop(early))
+            if not early:
+                del self._early[gateway]
         for _ in range(most):
             if not self._due or self._due[0][0] > now:
                 return
             at, name = heapq.heappop(self._due)
             if self._scheduled.get(name) != at:
                 continue
+            device = self._device(name)
+            if device is not None and at > time_at(device.gateway):
+                heapq.heappush(self._early.setdefault(device.gateway, []), (at, name))
+                continue
             del self._scheduled[name]
             kept = self._now(name)
-            if kept.due is not None and kept.due > now:
+            if kept.due is not None and kept.due > at:
                 self._schedule(name, kept.due)  # it was asked meanwhile
                 continue
             self._taken.append((at, name))
-            device = self._device(name)
             if device is None:
                 continue
-            # Never before what is remembered: that would be late.
-            changed = _EVER if kept.memory is None else spans.from_us(kept.memory["at"])
             for one in self.custom(device.area, device.kind):
                 if one.rule.id == name.rule:
-                    yield device, one, max(kept.due or at, changed, kept.asked or _EVER)
+                    yield device, one, self._as_of(kept, at)
+
+    def take_overdue(self, one: Custom, device: Device, at: datetime) -> Iterator[datetime]:
+        """Yield as of when a rule is to be asked before it is told what a device saw at ``at``.
+
+        What time alone changed until then comes first: else it would depend on how fast messages
+        come whether it is noticed.
+        """
+        in_cell = one.asks.memory_of == "cell"
+        name = MemoryKey(one.rule.id, f"cell:{device.area}" if in_cell else device.device)
+        while (due := self._scheduled.get(name)) is not None:
+            as_of = self._as_of(self._now(name), due)
+            if as_of > at:
+                return
+            del self._scheduled[name]
+            self._taken.append((due, name))
+            yield as_of
+
+    def _as_of(self, kept: Kept, due: datetime) -> datetime:
+        """Return as of when to ask: never before what is remembered, that would be late."""
+        changed = _EVER if kept.memory is None else spans.from_us(kept.memory["at"])
+        return max(kept.due or due, changed, kept.asked or _EVER)
 
     def _device(self, name: MemoryKey) -> Device | None:
         """Return who is asked in whose name: of a cell, any device of the rule's class."""
@@ -444,10 +496,6 @@ class Engine:
             self._in_cell = {(one.area, one.kind): one.device for one in devices.values()}
         kind = None if rule is None else rule.kind
         return None if kind is None else devices.get(self._in_cell.get((cell, kind), ""))
-
-    def postpone(self, device: Device, one: Custom, until: datetime) -> None:
-        """Ask later: now nothing can be known of the device."""
-        self._schedule(key_of(one.rule.id, subject_of(device)), until)
 
     def _schedule(self, name: MemoryKey, due: datetime) -> None:
         known = self._scheduled.get(name)

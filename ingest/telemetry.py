@@ -15,7 +15,7 @@ from ingest.indicators import lighting, spans
 from ingest.judge import Judged, Received
 from ingest.kinds import DEVICE_SILENT, KINDS
 from ingest.partitions import NAMES
-from ingest.presence import HEARD_INTERVAL, Watch, is_silent
+from ingest.presence import HEARD_INTERVAL, Listening, Watch, is_silent
 from ingest.projection import SAID, Delta, Heard, live_device
 from ingest.store import (
     alerts,
@@ -45,6 +45,8 @@ _FOR_EVER: Final = datetime.max.replace(tzinfo=UTC)
 _CHECKED_AT_ONCE: Final = 5_000
 _OPENED_AT_ONCE: Final = 1_000
 _ASKED_AT_ONCE: Final = 500
+# Readings that come within this of their instants are live; those of a backlog are older.
+_LIVE_WITHIN: Final = timedelta(seconds=5)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -207,13 +209,32 @@ class TelemetryWriter(Writer):
         listening, projection = self.listening, self.projection
         if listening is None:
             return
-        for device, one, at in projection.engine.take_due(listening.until, _ASKED_AT_ONCE):
-            if self.presence.heard_since(device.gateway) is None:
-                # Behind a silent gateway nothing is known of a device.
-                projection.engine.postpone(device, one, now + _SILENCE_INTERVAL)
-            else:
-                projection.ask_due(device, one, at, now)
+
+        def time_at(gateway: str) -> datetime:
+            return self._time_at(gateway, listening)
+
+        for device, one, at in projection.engine.take_due(listening.until, _ASKED_AT_ONCE, time_at):
+            projection.ask_due(device, one, at, now)
         self._write_staged(conn, now)
+
+    def _time_at(self, gateway: str, listening: Listening) -> datetime:
+        """Return until when everything is known that devices behind a gateway said.
+
+        While it hands over a backlog, or has not been heard since we or it came back, its own
+        stream tells; else our clock, less what readings take to come.
+        """
+        heard_since = self.presence.heard_since(gateway)
+        told = self.projection.told_upto(gateway)
+        if heard_since is None or told is None:
+            return _NEVER  # behind a silent gateway nothing is known of a device
+        at, received_at = told
+        if (
+            received_at is None
+            or received_at < listening.after(heard_since).since
+            or received_at - at > _LIVE_WITHIN
+        ):
+            return at
+        return max(at, listening.until - _LIVE_WITHIN)
 
     def load_states(self, conn: psycopg.Connection) -> dict[int, State]:
         """Read the latest states, and bring those that were held back up to the readings."""

@@ -86,12 +86,16 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class PendingRow:
-    """A condition whose on-delay, or (``ending``) off-delay, was running when it was written."""
+    """A condition whose on-delay, or (``ending``) off-delay, was running when it was written.
+
+    It is known to be so until ``known_until``; None where an older release wrote the row.
+    """
 
     rule: str
     device_id: int
     since: datetime
-    ending: bool = False
+    ending: bool
+    known_until: datetime | None
 
 
 class Missing(LookupError):
@@ -122,20 +126,24 @@ def load_standing(conn: Connection) -> list[Standing]:
 def load_pending(conn: Connection) -> list[PendingRow]:
     """Read the conditions whose on-delay or off-delay is running."""
     with conn.cursor(row_factory=class_row(PendingRow)) as cursor:
-        return cursor.execute("SELECT rule, device_id, since, ending FROM alert_pending").fetchall()
+        return cursor.execute(
+            "SELECT rule, device_id, since, ending, known_until FROM alert_pending"
+        ).fetchall()
 
 
-def save_pending(
-    conn: Connection, pending: Mapping[tuple[str, int], tuple[datetime, bool] | None]
-) -> None:
-    """Write conditions that began to run a delay (since when, and whether the off-delay) or ended.
+def save_pending(conn: Connection, pending: Mapping[tuple[str, int], PendingRow | None]) -> None:
+    """Write conditions that began to run a delay, or are known to for longer, or ended.
 
     Args:
         conn: Within the transaction of what made them so.
         pending: By rule and device; None where no delay is running any more.
     """
-    ended = [key for key, since in pending.items() if since is None]
-    begun = [(*key, *since) for key, since in pending.items() if since is not None]
+    ended = [key for key, row in pending.items() if row is None]
+    begun = [
+        (row.rule, row.device_id, row.since, row.ending, row.known_until)
+        for row in pending.values()
+        if row is not None
+    ]
     if ended:
         conn.execute(
             """
@@ -148,10 +156,12 @@ def save_pending(
     if begun:
         conn.execute(
             """
-            INSERT INTO alert_pending (rule, device_id, since, ending)
-            SELECT * FROM unnest(%s::text[], %s::int[], %s::timestamptz[], %s::boolean[])
+            INSERT INTO alert_pending (rule, device_id, since, ending, known_until)
+            SELECT * FROM unnest(%s::text[], %s::int[], %s::timestamptz[], %s::boolean[],
+                                 %s::timestamptz[])
             ON CONFLICT (rule, device_id) DO UPDATE
-            SET since = excluded.since, ending = excluded.ending
+            SET since = excluded.since, ending = excluded.ending,
+                known_until = excluded.known_until
             """,
             tuple(map(list, zip(*begun, strict=True))),
         )

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from paho.mqtt.client import MQTTMessage
 from deploy.services import HOST
 from ingest.consumer import Consumer, Subscription
 from ingest.pki import create_authority, issue_client
+from tests.bad_input.installation import Gateway
 from tests.services import Broker, until
 
 
@@ -98,7 +100,8 @@ def test_next_node_is_tried(broker: Broker) -> None:
     assert made.attempts == 1
 
 
-def test_a_flush_is_what_waits_and_as_much_as_makes_it_full(broker: Broker) -> None:
+def test_a_flush_is_what_waits_and_as_much_as_makes_it_full(own_broker: Broker) -> None:
+    broker = own_broker  # nobody's session, in which an earlier probe waits
     broker.identity("ingest-event-00")
     made = consumer(broker, port=broker.port, ca=broker.ca, certificates=Path(broker.services))
     made.start()
@@ -169,3 +172,52 @@ def test_a_status_waits_for_company_and_an_alarm_for_nothing(
     come("status", 12)
     assert collect(messages=11) == 11
     assert collect() == 1
+
+
+def test_a_probe_waits_behind_what_was_published_before_it(own_broker: Broker) -> None:
+    """Only so does it prove how far we have heard: more waits than the broker sends at once."""
+    own_broker.identity("ingest-event-00")
+
+    def started() -> Consumer:
+        made = Consumer(
+            identity="ingest-event-00",
+            host="127.0.0.1",
+            port=own_broker.port,
+            ca=own_broker.ca,
+            certificates=Path(own_broker.services),
+            subscriptions=(Subscription("event"),),
+            receive_maximum=10,
+        )
+        made.start()
+        until(lambda: made.connected, "it is connected")
+        return made
+
+    started().stop()  # the session stays, and the broker keeps what comes
+    gateway = Gateway(own_broker, "gw-c01-a")
+    sent = [f"{number}".encode() for number in range(35)]
+    ids = {gateway.publish("event", payload) for payload in sent}
+    until(lambda: gateway.reasons.keys() >= ids, "the broker has them all")
+    before = datetime.now(UTC)
+    made = started()
+    heard: list[bytes] = []
+    upto: list[datetime | None] = []
+
+    def all_heard() -> bool:
+        taken = made.collect(idle_s=0.01, linger_s=0, messages=4, payload_bytes=1_000_000)
+        for message in taken:
+            if not made.is_probe(message):
+                heard.append(message.payload)
+                upto.append(listening.until if (listening := made.hearing.listening) else None)
+        made.acknowledge([one for one in taken if one.topic != made.probe_topic])
+        return made.hearing.listening is not None and len(heard) == len(sent)
+
+    try:
+        until(all_heard, "everything is heard")
+        listening = made.hearing.listening
+    finally:
+        made.stop()
+        gateway.close()
+    assert heard == sent
+    assert set(upto) == {None}, "it had come round before"
+    assert listening is not None
+    assert before <= listening.until <= datetime.now(UTC)

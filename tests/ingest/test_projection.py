@@ -71,7 +71,7 @@ class Tables:
         self.settled: Counter[tuple[Any, str]] = Counter()
         self.told: list[tuple[str, str, str, datetime]] = []
         self.standing: dict[tuple[str, str], Standing] = {}
-        self.pending: dict[tuple[str, int], tuple[datetime, bool]] = {}
+        self.pending: dict[tuple[str, int], PendingRow] = {}
         self.readings: list[tuple[Device, Reading, datetime]] = []
 
     def write(self, delta: Delta) -> None:
@@ -99,9 +99,7 @@ class Tables:
     def restored(self, interval: timedelta) -> Projection:
         projection = Projection(RuleBook(DEFAULT_RULES), REGISTRY)
         projection.hold_back(interval, START if interval else None)
-        pending = [
-            PendingRow(rule, number, *since) for (rule, number), since in self.pending.items()
-        ]
+        pending = list(self.pending.values())
         states = dict(self.states)
         for known, told, received_at in self.readings:
             if told.at > states[known.id].at:

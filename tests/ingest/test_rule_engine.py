@@ -346,6 +346,24 @@ def test_a_device_without_own_rules_stays_calm() -> None:
     assert asked == [1, 1, 10]
 
 
+def test_no_time_is_told_while_no_delay_runs() -> None:
+    projection = Tables(book(HELD)).started()
+    told: list[Any] = []
+    real = projection.engine.pass_time
+
+    def noted(times: Mapping[str, tuple[datetime, datetime]]) -> None:
+        told.append(list(times))
+        real(times)
+
+    projection.engine.pass_time = noted
+    for minute, lid in enumerate((False, False, True, True)):
+        at = START + timedelta(minutes=minute)
+        said = BinReading(device=BINS[0].device, at=at, lid_open=lid)
+        projection.fold([heard(BINS[0], said, at)])
+        projection.commit()
+    assert told == [["gw-1"], ["gw-1"]]
+
+
 def test_rules_of_another_area_are_not_asked() -> None:
     near = replace_area(HEAVY, "c01")
     elsewhere = replace_area(HEAVY, "c02")
