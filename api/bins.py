@@ -15,12 +15,12 @@ from pydantic import Field
 from api.answers import Answer, Instant, Page, Question
 from api.auth import Person
 from api.errors import Problem
-from api.overview import DeviceState
 from api.paging import link_next
 from api.places import find_area, is_id
 from api.replica import Lagging, reads
 from api.scope import Scope
 from api.state import Connection, services
+from edge_agent.messages import DeviceState
 from ingest.indicators.refuse import Forecast, Level, forecast
 from ingest.indicators.spans import from_us, to_us
 from ingest.kinds import KINDS

@@ -25,12 +25,12 @@ from api.answers import (
 from api.auth import Person
 from api.errors import Problem
 from api.kinds import KINDS
-from api.overview import DeviceState
 from api.paging import link_next
 from api.places import find_area, is_id
 from api.replica import Lagging, reads
 from api.scope import Scope
 from api.state import Connection, services
+from edge_agent.messages import DeviceState
 from ingest.kinds import KINDS as STORED_KINDS
 
 Life = Literal["planned", "installed", "in_service", "maintenance", "retired"]

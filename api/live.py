@@ -33,13 +33,14 @@ from api.devices import values_of
 from api.errors import Problem
 from api.live_topic import LiveTopic
 from api.metrics import Metrics
-from api.overview import DeviceState, Overview, read_overview
+from api.overview import Overview, read_overview
 from api.people import Principal
 from api.places import Place, find_area
 from api.scope import DURESS, Scope, is_within
 from api.state import Clock, Connection, Pool
 from edge_agent import topics
 from edge_agent.messages import (
+    DeviceState,
     Live,
     LiveDevice,
     LiveGateway,

@@ -26,7 +26,6 @@ Severity = Literal["critical", "major", "minor", "info"]
 # A city says every minute that it is there; its days are final once a day.
 STALE_AFTER: Final = timedelta(hours=6)
 SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "major", "minor", "info")
-DeviceState = Literal["normal", "fault", "offline", "unknown", "maintenance"]
 
 
 class Area(Answer):

@@ -256,12 +256,25 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "kind.other": ("单台设备听不到其他类设备的事件", "is another device class than the rule's"),
     "limit.out_of_range": ("超出该字段的范围", "lies beyond what the field can say"),
     "schedule.lamps_only": ("只有路灯有照明时段", "is for lamps only"),
+    "field.always_known": ("设备状态总是已知", "is known at any time"),
+    "state.without_event": (
+        "同时涉及事件与设备状态时须先有事件",
+        "asks for events and for a state: an event has to come first",
+    ),
+    "state.no_history": (
+        "历史中无从得知设备何时首次上报,状态 {found} 不能试运行",
+        "asks who is {found}: since when a device was heard is kept nowhere, so it cannot be tried",
+    ),
     "value.type": ("与字段类型不符", "is of another type than the field"),
     "word.unknown": ("该字段没有这个取值", "is not a word the field can say"),
     "expression.syntax": ("表达式在第 {position} 个字符处有误", "is wrong at character {position}"),
     "expression.unknown_field": (
         "表达式在第 {position} 个字符处引用未知字段",
         "names an unknown field at character {position}",
+    ),
+    "expression.unknown_word": (
+        "表达式在第 {position} 个字符处使用了该字段没有的取值 {found}",
+        "compares at character {position} with {found}, which the field never says",
     ),
     "expression.too_deep": ("表达式嵌套过深", "is nested too deeply"),
     "expression.too_large": ("表达式过长", "is too long"),

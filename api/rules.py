@@ -30,7 +30,7 @@ from api.problems import ERRORS_MAX, invalid
 from api.state import Connection, consistent, services
 from ingest.conditions import Condition, check
 from ingest.conditions.check import walk
-from ingest.conditions.fields import KINDS, FieldType, fields_of
+from ingest.conditions.fields import KINDS, STATES, FieldType, fields_of
 from ingest.conditions.models import Event
 from ingest.dry_run import RANGE_MAX, Budget, DryRunError, Example, dry_run
 from ingest.kinds import DEFAULT_RULES
@@ -167,6 +167,7 @@ class KindFields(Answer):
     kind: str
     readings: list[FieldInfo]
     events: list[FieldInfo]
+    states: list[FieldInfo] = Field(description="asked like readings, known of silent devices too")
 
 
 class RuleCatalogue(Answer):
@@ -211,6 +212,7 @@ async def get_rule_catalogue() -> RuleCatalogue:
                 kind=kind,
                 readings=[_field(*item) for item in fields_of(kind).readings.items()],
                 events=[_field(*item) for item in fields_of(kind).events.items()],
+                states=[_field(*item) for item in STATES.items()],
             )
             for kind in KINDS
         ]
@@ -542,6 +544,8 @@ def _try(dsn: str, rule: Rule, area: str, question: DryRunQuestion) -> DryRunOut
                 conn, rule, rule.kind, area, question.from_, question.to, budget=_BUDGET
             )
     except DryRunError as error:
+        if error.rule == "state.no_history":
+            raise _wrong("/body/definition/when", error.rule, error.bounds) from None
         codes = {"time.order": ("/body/to", "range.reversed")}
         pointer, code = codes.get(error.rule, ("/body/from", "range.too_long"))
         raise _wrong(pointer, code, {"max_days": RANGE_MAX.days}) from None

@@ -13,10 +13,10 @@ from pydantic import Field
 from api.answers import Answer, Instant
 from api.auth import Person
 from api.errors import FieldError, Problem
-from api.overview import DeviceState
 from api.places import Place, find_area
 from api.scope import Scope
 from api.state import Connection, consistent, services
+from edge_agent.messages import DeviceState
 
 # The number above which an area's live stream tells no devices either.
 DEVICES_MAX: Final = 20_000

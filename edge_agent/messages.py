@@ -334,14 +334,15 @@ class Config(Wire):
     )
 
 
+DeviceState = Literal["normal", "fault", "offline", "unknown", "maintenance"]
+
+
 class LiveDevice(Wire):
     """A device's latest state after a commit; ``values`` are the fields of its last reading."""
 
     device: Id = Field(description="which device")
     kind: Id = Field(description="its class")
-    state: Literal["normal", "fault", "offline", "unknown", "maintenance"] = Field(
-        description="what people are shown"
-    )
+    state: DeviceState = Field(description="what people are shown")
     at: Instant = Field(description="of its last reading, by the device's time")
     received_at: Instant = Field(description="of its last reading, by the server's time")
     values: dict[str, bool | float | str | None] = Field(

@@ -7,7 +7,7 @@ keep them (most as 32-bit floats).
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -18,16 +18,19 @@ from zoneinfo import ZoneInfo
 
 from psycopg import Connection
 
-from ingest.alerts import IDLE, Clear, Decision, Raise, Track, elapse, step
+from ingest.alerts import IDLE, Clear, Decision, Ending, Pending, Raise, Track, elapse, step
 from ingest.conditions import Compiled, Memory, Told, compile_condition
 from ingest.indicators import lighting, spans
 from ingest.rules import Rule
+from ingest.states import states_of
+from ingest.store import states
 from ingest.store.chunks import Indexed
 from ingest.store.history import Row, Watched, stored, watched
 
 RANGE_MAX: Final = timedelta(days=31)
 EXAMPLES: Final = 10
 _FOR_EVER: Final = timedelta(days=36_500)
+_NEVER_HEARD: Final = "unknown"
 # Rows between two looks at the clock.
 _LOOK_AT_CLOCK: Final = 1_000
 
@@ -120,7 +123,9 @@ def dry_run(
         clock: Seconds that pass.
 
     Raises:
-        DryRunError: ``rule.no_condition``, ``time.order`` or ``time.too_long``.
+        DryRunError: ``rule.no_condition``, ``time.order`` or ``time.too_long``;
+            ``state.no_history``: it asks who was never heard, and since when somebody was is kept
+            nowhere.
         ConditionError: The rule's condition has mistakes.
     """
     if rule.when is None:
@@ -130,6 +135,8 @@ def dry_run(
     if end - start > RANGE_MAX:
         raise DryRunError("time.too_long", max=start + RANGE_MAX)
     compiled = compile_condition(rule.when, kind)
+    if "state" in compiled.states and _NEVER_HEARD in compiled.words:
+        raise DryRunError("state.no_history", found=_NEVER_HEARD)
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if compiled.listens != "events":
@@ -137,6 +144,8 @@ def dry_run(
             end = end if within_reach is None else max(start, min(end, within_reach))
         run = _Run(rule, compiled, budget, clock, clock() + budget.seconds, _Tally(end))
         devices = watched(conn, area, sorted(compiled.kinds))
+        if compiled.states:
+            run.past = states.load(conn, [device.id for device in devices], start, run.tally.end)
         asked = 0
         for group in _groups(devices, compiled):
             if not run.replay(conn, group, start, end):
@@ -153,6 +162,7 @@ class _Run:
     clock: Callable[[], float]
     deadline: float
     tally: "_Tally"
+    past: states.Past | None = None
     rows: int = 0
     truncated: Literal["rows", "time"] | None = None
 
@@ -161,6 +171,9 @@ class _Run:
     ) -> bool:
         """Take one device or cell from start to end; return whether the budget allowed it."""
         course = _Course(self.rule, self.compiled, {device.id: device for device in group})
+        if self.past is not None:
+            (device,) = group
+            course.changes = deque(self.past.of(device.id, device.device))
         if self._is_late():
             return False
         rows = stored(
@@ -179,7 +192,7 @@ class _Run:
             if self.rows % _LOOK_AT_CLOCK == 0 and self._is_late():
                 return False
             course.tell(row)
-        course.pass_time(end)
+        course.finish(end)
         self.tally.add(course.alerts, group[0].place.time_zone)
         return True
 
@@ -206,46 +219,98 @@ class _Course:
     compiled: Compiled
     devices: Mapping[int, Watched]
     alerts: list[list[Example]] = field(default_factory=list[list[Example]])
+    # Of a rule that asks for states: what will be known of the device, and what is.
+    changes: deque[states.Known] = field(default_factory=deque[states.Known])
+    _known: states.Known | None = None
     _track: Track = IDLE
     _memory: Memory | None = None
-    _latest: tuple[Row, Told] | None = None
+    # What was told last, of whom and when.
+    _latest: tuple[Watched, datetime, Told] | None = None
+    _asked_at: datetime | None = None
+    _states: Mapping[str, str] = field(default_factory=dict[str, str])
     _until: datetime | None = None
     _values: dict[int, Mapping[str, Any]] = field(default_factory=dict[int, Mapping[str, Any]])
 
     def tell(self, row: Row) -> None:
         """Go on to a reading or an event."""
+        self._change(row.at)
         self.pass_time(row.at)
         device = self.devices[row.device_id]
         if not row.is_event:
             self._values[row.device_id] = row.said
         told = _told(device, row, self._values.get(row.device_id, {}))
-        self._latest = (row, told)
+        self._latest = (device, row.at, told)
         self._ask(told, device)
+
+    def finish(self, end: datetime) -> None:
+        """Go on to the end of the range."""
+        self._change(end)
+        self.pass_time(end)
+
+    def _change(self, to: datetime) -> None:
+        """Ask again after each change of what is known without a reading."""
+        while self.changes and self.changes[0].at <= to:
+            self.pass_time(self.changes[0].at)
+            known = self._known = self.changes.popleft()
+            if self._latest is None:
+                (device,) = self.devices.values()
+                told = Told(device.device, device.kind, device.cell, device.place, known.at)
+                # As if it had been told too long ago.
+                self._latest = (device, known.at - device.max_silence, told)
+            self._ask_again(known.at)
 
     def pass_time(self, to: datetime) -> None:
         """Let time pass without news: ask again where the answer changes by itself."""
-        while self._latest is not None and self._until is not None and self._until <= to:
-            row, told = self._latest
-            device = self.devices[row.device_id]
-            at = self._until
-            if self.compiled.names and at > row.at + device.max_silence:
+        while self._latest is not None and (at := self._again()) is not None and at <= to:
+            device, seen, _ = self._latest
+            if self.compiled.names and at > seen + device.max_silence and self._known is None:
                 break  # what was told is not known any more
-            due, due_until = _due(device, at)
-            self._ask(
-                told._replace(at=at, event=None, seen=row.at, due=due, due_until=due_until), device
-            )
+            self._ask_again(at)
         self._track, decided = elapse(
             self._track, to, on_delay=self.rule.on_delay, off_delay=self.rule.off_delay
         )
         if decided is not None:
             self._note(decided)
 
+    def _again(self) -> datetime | None:
+        """Return when to ask though nothing is told: the answer, or what it rests on, changes."""
+        until, track = self._until, self._track
+        if self._known is None or self._asked_at is None or not isinstance(track, Pending | Ending):
+            return until
+        if track.known_until <= self._asked_at:
+            return until
+        return track.known_until if until is None else min(until, track.known_until)
+
+    def _ask_again(self, at: datetime) -> None:
+        assert self._latest is not None
+        device, seen, told = self._latest
+        due, due_until = _due(device, at)
+        again = told._replace(at=at, event=None, seen=seen, due=due, due_until=due_until)
+        if self._known is not None:
+            again = again._replace(is_known=at < seen + device.max_silence)
+        self._ask(again, device)
+
     def _ask(self, told: Told, device: Watched) -> None:
+        if self._known is not None:
+            said = self._values.get(device.id)
+            told = told._replace(
+                states=states_of(
+                    self._known.life,
+                    heard=None if said is None else True,
+                    silent=self._known.silent,
+                    gateway_silent=self._known.gateway_silent,
+                    fault=(said or {}).get("fault"),
+                )
+            )
+            self._states = {
+                name: told.states[name] for name in self.compiled.states & told.states.keys()
+            }
+        self._asked_at = told.at
         answer = self.compiled.ask(told, self._memory)
         self._memory, self._until = answer.memory, answer.until
         seen = told.seen or told.at
         # What an event says stands until something ends it; what a reading says, while it is valid.
-        silence = device.max_silence if self.compiled.names else _FOR_EVER
+        silence = device.max_silence if self.compiled.names and told.is_known else _FOR_EVER
         known_until = seen + silence
         if answer.until is not None:
             known_until = min(known_until, answer.until)
@@ -264,8 +329,9 @@ class _Course:
         match decision:
             case Raise(at):
                 assert self._latest is not None
-                _, told = self._latest
-                example = Example(told.device, at, None, {**told.values, **(told.event or {})})
+                _, _, told = self._latest
+                values = {**told.values, **self._states, **(told.event or {})}
+                example = Example(told.device, at, None, values)
                 last = self.alerts[-1][-1].cleared_at if self.alerts else None
                 if last is not None and at - last <= self.rule.reopen:
                     self.alerts[-1].append(example)

@@ -6,7 +6,7 @@ ingest itself could hear, so its own outage, or the broker's, makes no gateway s
 """
 
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -30,6 +30,8 @@ class Presence:
         self._heard: dict[str, datetime] = {}
         self._silent: set[str] = set()
         self._heard_since: dict[str, datetime] = {}
+        #: How often any gateway fell silent or was heard again.
+        self.turns = 0
         self._asked: dict[str, set[StreamKey]] = {}
 
     def heard(self, gateways: Iterable[tuple[str, datetime]]) -> None:
@@ -73,12 +75,57 @@ class Presence:
             else:
                 self._silent.discard(gateway)
                 self._heard_since[gateway] = now
+            self.turns += 1
+
+    def is_silent(self, gateway: Gateway) -> bool:
+        """Return whether nothing is heard of a gateway: as noted last, else as it is registered."""
+        name = gateway.gateway
+        return name in self._silent or (gateway.silent and name not in self._heard_since)
 
     def heard_since(self, gateway: str) -> datetime | None:
         """Return since when the gateway is heard without a break; None while it is not."""
         if gateway in self._silent or gateway not in self._heard:
             return None
         return self._heard_since.get(gateway, datetime.min.replace(tzinfo=UTC))
+
+
+class SilentGateways:
+    """The silent ones of the registered gateways, and which of them turned."""
+
+    def __init__(self, presence: Presence) -> None:
+        """Start without knowing any."""
+        self._presence = presence
+        self._gateways: Mapping[str, Gateway] = {}
+        self._turns = -1
+        self._silent: frozenset[str] = frozenset()
+        self._turned: frozenset[str] = frozenset()
+
+    def follow(self, gateways: Mapping[str, Gateway]) -> None:
+        """Take those that are registered, by name."""
+        self._gateways = gateways
+        self._turns = -1
+
+    def now(self) -> frozenset[str]:
+        """Return the silent ones."""
+        turns = self._presence.turns
+        if turns != self._turns:
+            self._turns = turns
+            silent = frozenset(
+                name for name, one in self._gateways.items() if self._presence.is_silent(one)
+            )
+            self._turned |= silent ^ self._silent
+            self._silent = silent
+        return self._silent
+
+    def is_known(self, gateway: str) -> bool:
+        """Whether a gateway is silent, or was heard since we started."""
+        return gateway in self.now() or self._presence.heard_since(gateway) is not None
+
+    def take_turned(self) -> frozenset[str]:
+        """Return those that fell silent or are heard again since the last call."""
+        self.now()
+        turned, self._turned = self._turned, frozenset[str]()
+        return turned
 
 
 @dataclass(frozen=True, slots=True)

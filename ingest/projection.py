@@ -32,8 +32,10 @@ from ingest.conditions.fields import DURESS
 from ingest.indicators import lighting, spans
 from ingest.kinds import DEVICE_FAULT, KINDS
 from ingest.kinds.base import Condition, Context
+from ingest.presence import Presence
 from ingest.rule_engine import Custom, Engine, Seen, subject_of
 from ingest.rules import Rule, RuleBook
+from ingest.states import device_state
 from ingest.store.alerts import Change, PendingRow, Standing
 from ingest.store.devices import Device, Registry, State
 from ingest.store.lamp_nights import Night, NightKey, open_night
@@ -41,6 +43,7 @@ from ingest.store.rules import MemoryKey, MemoryRow
 
 TrackKey = tuple[str, int, str]  # rule, device id, key
 _US: Final = timedelta(microseconds=1)
+_NOTHING: Final[Mapping[str, Any]] = {}
 _FAULT: Final = DEVICE_FAULT.id
 _NO_DELAY: Final = timedelta(0)
 _EVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -100,19 +103,13 @@ def _pending(key: TrackKey, track: Track) -> PendingRow | None:
 
 def live_device(device: Device, state: State) -> LiveDevice:
     """Return what people who watch are told of a device."""
-    match device.life, state.silent, state.fault:
-        case "maintenance", _, _:
-            shown = "maintenance"
-        case _, True, _:
-            shown = "offline"
-        case _, _, str():
-            shown = "fault"
-        case _:
-            shown = "normal"
     return LiveDevice(
         device=device.device,
         kind=device.kind,
-        state=shown,
+        # Whether its gateway is silent is told of the gateway.
+        state=device_state(
+            device.life, heard=True, silent=state.silent, gateway_silent=False, fault=state.fault
+        ),
         at=state.at,
         received_at=state.received_at,
         values=dict(state.reading),
@@ -131,10 +128,16 @@ def _shines_on(device: Device, before: State, reading: Reading, at: datetime) ->
 class Projection:
     """Latest states, open lighting intervals and running conditions of one lane."""
 
-    def __init__(self, rules: RuleBook, registry: Registry, lane: AnyLane = "telemetry") -> None:
+    def __init__(
+        self,
+        rules: RuleBook,
+        registry: Registry,
+        lane: AnyLane = "telemetry",
+        presence: Presence | None = None,
+    ) -> None:
         """Start empty; `restore` brings what the tables hold."""
         self._rules = rules
-        self.engine = Engine(lane, rules, registry)
+        self.engine = Engine(lane, rules, registry, presence or Presence())
         self._states: dict[int, State] = {}
         self._tracks: dict[TrackKey, Track] = {}
         # Those of them of which a delay runs, in the order in which it began.
@@ -226,6 +229,9 @@ class Projection:
             device = self._by_id.get(number)
             if device is not None:
                 self.engine.begin(device, state.at)
+        if self.engine.asks_states:
+            for number in self._by_id.keys() - self._states.keys():  # never heard
+                self.engine.begin(self._by_id[number], None)
 
     def follow_rules(self, rules: RuleBook, ended: Iterable[MemoryKey]) -> None:
         """Go on with other rules.
@@ -265,8 +271,14 @@ class Projection:
         What was held back of devices that are another process's now is forgotten: it is found from
         their readings there.
         """
+        before = self._by_id
         self._set_registry(registry)
         self._nights.clear()
+        if self.engine.asks_states:
+            for number, device in self._by_id.items():
+                old = before.get(number)
+                if old is None or (old.life, old.gateway) != (device.life, device.gateway):
+                    self.engine.begin(device, None)
         for number in [number for number in self.held if number not in self._by_id]:
             del self._states[number]
 
@@ -418,7 +430,7 @@ class Projection:
         device: Device,
         event: Event,
         received_at: datetime,
-        latest: Callable[[int], Mapping[str, Any]] = lambda device_id: {},
+        latest: Callable[[int], State | None] = lambda device_id: None,
     ) -> None:
         """Let one event speak to the rules that listen to events.
 
@@ -426,23 +438,23 @@ class Projection:
             device: Whose.
             event: What happened.
             received_at: When it was received.
-            latest: What a device's latest reading says, by device id; asked where a rule needs it.
+            latest: A device's latest state, by device id; asked where a rule needs it.
         """
-        seen = Seen(event.at, {})
         self.tell_built_in(device, event, received_at)
         if event.event != DURESS:
             # What is given under threat speaks to its own rule alone: the alert of another, which
             # more people see, would give it away.
             told = event.model_dump(exclude={"kind", "device", "at"}, exclude_none=True)
             for one in self.engine.custom(device.area, device.kind):
-                values: Mapping[str, Any] = {}
+                heard = None
                 if one.asks.listens == "both":
                     # With the readings of now nothing can be asked as of then.
-                    values = latest(device.id)
+                    heard = latest(device.id)
                 else:
                     for at in self.engine.take_overdue(one, device, event.at):
                         self.engine.ask(one, device, Seen(at, {}, told_at=at), received_at)
-                self.engine.ask(one, device, seen._replace(values=values, event=told), received_at)
+                seen = Seen(event.at, _NOTHING if heard is None else heard.reading, told)
+                self.engine.ask(one, device, seen._replace(heard=heard), received_at)
         self.gather()
 
     def tell_built_in(self, device: Device, event: Event, received_at: datetime) -> None:
@@ -470,38 +482,47 @@ class Projection:
         one: Custom,
         at: datetime,
         now: datetime,
-        latest: Callable[[int], Mapping[str, Any]] | None = None,
+        latest: Callable[[int], State | None] | None = None,
     ) -> None:
-        """Ask one of people's own rules again, now that its time has come.
+        """Ask one of people's own rules again, now that its time, or another state, has come.
 
         Args:
             device: Whose.
             one: The rule.
             at: As of when.
             now: When that is.
-            latest: What a device's latest reading says, where this lane does not hear readings.
+            latest: A device's latest state, where this lane does not hear readings.
         """
         if latest is not None:
-            values: Mapping[str, Any] = {}
-            if one.asks.listens == "both":
-                values = latest(device.id)
-            seen = Seen(at, values, told_at=at)
+            heard = latest(device.id) if one.asks.listens == "both" else None
+            values = _NOTHING if heard is None else heard.reading
+            seen = Seen(at, values, told_at=at, heard=heard)
         else:
-            state = self.state(device.id)
-            said = None if state is None else self._said(one, device, state, at)
+            said = self._said(one, device, self.state(device.id), at)
             if said is None:
                 return
             seen = said
+            self._calm_until.pop(device.id, None)
         self.engine.ask(one, device, seen, now)
         self.gather()
 
-    def _said(self, one: Custom, device: Device, state: State, at: datetime) -> Seen | None:
-        """Return what a state says at an instant; None: it is not known any more."""
-        at = max(at, state.at)
-        if one.asks.names and at > state.at + device.max_silence:
-            return None  # that it is silent is another rule's
+    def _said(self, one: Custom, device: Device, state: State | None, at: datetime) -> Seen | None:
+        """Return what a state says to a rule at an instant.
+
+        None: nothing is known any more, and that it is silent is another rule's business. A rule
+        that asks for the device's state can be asked all the same.
+        """
+        asks = one.asks
+        if state is None:
+            return Seen(at, {}, told_at=at, is_known=False) if asks.states else None
+        at, known_until = max(at, state.at), state.at + device.max_silence
+        # As of the very instant at which that ends, the state goes on to be known by itself.
+        is_known = not asks.names or (at < known_until if asks.states else at <= known_until)
+        if not is_known and not asks.states:
+            return None
         due = self._due_at(device, at)
-        return Seen(at, state.reading, None, state.lit, due, told_at=state.at)
+        said = Seen(at, state.reading, None, state.lit, due, told_at=state.at)
+        return said._replace(heard=state, is_known=is_known)
 
     def _due_at(self, device: Device, at: datetime) -> Callable[[], tuple[bool, datetime | None]]:
         return lambda: self._is_due(device, spans.to_us(at))
@@ -529,6 +550,9 @@ class Projection:
         self._tell(device, state)
         condition = Condition(rule.id, silent, {"last_at": state.at.isoformat()})
         self._advance(device, rule, condition, now, now, _NO_DELAY)
+        for one in self.engine.custom(device.area, device.kind):
+            if one.asks.states:
+                self.ask_due(device, one, now, now)
 
     def told_upto(self, gateway: str) -> tuple[datetime, datetime | None] | None:
         """Return how late it is in a gateway's telemetry; None where nobody behind it was heard.
@@ -751,6 +775,7 @@ class Projection:
                 None,
                 shines,
                 due,
+                heard=self.state(device.id),
             )
             for one in custom:
                 if before is not None:

@@ -36,9 +36,11 @@ from ingest.conditions import (
     compile_condition,
 )
 from ingest.indicators import spans
+from ingest.presence import Presence, SilentGateways
 from ingest.rules import Rule, RuleBook, Rules, is_custom
+from ingest.states import states_of
 from ingest.store.alerts import Change, Standing, Subject
-from ingest.store.devices import Device, Gateway, Registry
+from ingest.store.devices import Device, Gateway, Registry, State
 from ingest.store.rules import MemoryKey, MemoryRow
 
 log = logging.getLogger(__name__)
@@ -114,7 +116,9 @@ class Seen(NamedTuple):
     """What is asked about at one instant: values of the latest reading, and an event if one came.
 
     ``known_until`` is how long it stays so if nothing else comes; ``told_at`` when the values were
-    told, where only time went on.
+    told, where only time went on. ``heard`` is the device's state, None where it was never heard;
+    ``states`` is what becomes of it for rules that ask (`Engine.ask`). With ``is_known`` false the
+    values were told too long ago.
     """
 
     at: datetime
@@ -124,6 +128,9 @@ class Seen(NamedTuple):
     due: Callable[[], tuple[bool, datetime | None]] = lambda: (False, None)
     known_until: datetime = _FOR_EVER
     told_at: datetime | None = None
+    heard: State | None = None
+    states: Mapping[str, str] | None = None
+    is_known: bool = True
 
 
 def key_of(rule: str, subject: Subject, key: str = "") -> MemoryKey:
@@ -144,9 +151,12 @@ def subject_of_gateway(gateway: Gateway) -> Subject:
 class Engine:
     """The rules of one lane that remember."""
 
-    def __init__(self, lane: AnyLane, rules: RuleBook, registry: Registry) -> None:
+    def __init__(
+        self, lane: AnyLane, rules: RuleBook, registry: Registry, presence: Presence
+    ) -> None:
         """Start empty; `restore` brings what the tables hold."""
         self._lane = lane
+        self._silent = SilentGateways(presence)
         self._kept: dict[MemoryKey, Kept] = {}
         # Of which a delay runs, by gateway, in the order in which it began.
         self._running: dict[str, dict[MemoryKey, None]] = {}
@@ -156,6 +166,8 @@ class Engine:
         self._taken: list[tuple[datetime, MemoryKey]] = []
         # Of that, by gateway, what is due here and not yet there.
         self._early: dict[str, list[tuple[datetime, MemoryKey]]] = {}
+        # What asks for states, by gateway of which it is not known whether it is heard.
+        self._waiting: dict[str, list[tuple[datetime, MemoryKey]]] = {}
         self._staged: dict[MemoryKey, Kept] = {}
         self._failed: set[str] = set()
         # Decided within the flush, and what of memory it changed.
@@ -168,16 +180,20 @@ class Engine:
         self._rules = rules
         self._registry = registry
         self._custom: dict[Rules, Mapping[str, tuple[Custom, ...]]] = {}
+        self._asks_states: bool | None = None
+        self._silent.follow(registry.gateways)
         self._in_cell: dict[tuple[str, str], str] = {}
         for early in self._early.values():  # devices may be behind another gateway now
             for entry in early:
                 heapq.heappush(self._due, entry)
         self._early = {}
+        for gateway in list(self._waiting):
+            self._wait_no_more(gateway)
 
     def restore(self, standing: Iterable[Standing], rows: Iterable[MemoryRow]) -> None:
         """Replace everything by what the tables hold."""
         self._kept, self._running, self._due, self._taken = {}, {}, [], []
-        self._scheduled, self._early = {}, {}
+        self._scheduled, self._early, self._waiting = {}, {}, {}
         self._unstage()
         for one in standing:
             key = MemoryKey(one.rule, one.device or f"gateway:{one.gateway}", one.key)
@@ -199,11 +215,14 @@ class Engine:
 
     def custom(self, area: str, kind: str) -> tuple[Custom, ...]:
         """Return people's own rules on a device class in an area that this lane asks."""
+        return self._in(area).get(kind, ())
+
+    def _in(self, area: str) -> Mapping[str, tuple[Custom, ...]]:
         rules = self._rules.at(area)
         found = self._custom.get(rules)
         if found is None:
             found = self._custom[rules] = self._compile(rules)
-        return found.get(kind, ())
+        return found
 
     def _compile(self, rules: Rules) -> Mapping[str, tuple[Custom, ...]]:
         found: dict[str, tuple[Custom, ...]] = {}
@@ -265,6 +284,16 @@ class Engine:
         own = key_of(one.rule.id, subject)
         if one.asks.memory_of == "cell":
             return self._ask_cell(one, device, seen, received_at)
+        if one.asks.states:
+            heard, silent = seen.heard, device.gateway in self._silent.now()
+            states = states_of(
+                device.life,
+                heard=heard is not None,
+                silent=heard is not None and heard.silent,
+                gateway_silent=silent,
+                fault=None if heard is None else heard.fault,
+            )
+            seen = seen._replace(states=states)
         before = self._now(own)
         answer = self._answer(one, device, seen, before.memory)
         if answer is None:
@@ -296,7 +325,7 @@ class Engine:
         seen = seen._replace(known_until=_known_until(one, answer, device, seen))
         kept = self._step(one.rule, subject, own, has, answer.holds, seen, received_at, after)
         due = self._again(one, answer, seen.at)
-        due = _earliest(due, kept.track, one.rule)
+        due = _earliest(due, kept.track, one.rule, seen)
         params = {} if kept.track is IDLE else {"device": holder.device}
         asked = before.asked
         if kept.track is not has.track:
@@ -320,6 +349,8 @@ class Engine:
             due=due,
             due_until=due_until,
             seen=seen.told_at,
+            states=seen.states or {},
+            is_known=seen.is_known,
         )
         try:
             return one.asks.ask(told, memory)
@@ -367,9 +398,11 @@ class Engine:
         kept = after._replace(
             track=track, params=after.params if isinstance(track, Pending) else {}
         )
-        if rule.when is not None and (seen.told_at is not None or seen.event is not None):
+        if rule.when is not None and (
+            seen.told_at is not None or seen.event is not None or seen.states is not None
+        ):
             # Nothing else lets time pass for a condition that was asked without a reading.
-            kept = kept._replace(due=_earliest(kept.due, track, rule))
+            kept = kept._replace(due=_earliest(kept.due, track, rule, seen))
         if seen.told_at is not None:
             kept = kept._replace(asked=seen.at if decisions else before.asked)
         elif kept.memory is not None and seen.event is not None:
@@ -394,6 +427,8 @@ class Engine:
             if rule is None:
                 continue
             now, received_at = times[subject.gateway]
+            if self._asks_state(name, subject):
+                now = min(now, _known(before.track))  # what the state says then is asked then
             track, decision = elapse(
                 before.track, now, on_delay=rule.on_delay, off_delay=rule.off_delay
             )
@@ -401,6 +436,15 @@ class Engine:
                 self._decide(rule, subject, name, decision, received_at, before.params)
             params: Mapping[str, Any] = before.params if isinstance(track, Pending) else {}
             self._stage(name, before, before._replace(track=track, params=params))
+
+    def _asks_state(self, name: MemoryKey, of: Subject | Device) -> bool:
+        """Whether a rule on a subject asks for its state."""
+        found = self.custom(of.area, of.kind)
+        return any(one.asks.states and one.rule.id == name.rule for one in found)
+
+    def _wait_no_more(self, gateway: str) -> None:
+        for due, name in self._waiting.pop(gateway):
+            self._schedule(name, due)
 
     @property
     def may_wait(self) -> bool:
@@ -417,11 +461,45 @@ class Engine:
         """Whether nobody need be asked without having spoken: events alone are nothing."""
         return self._lane != "telemetry" or not self._rules.has_custom
 
-    def begin(self, device: Device, since: datetime) -> None:
-        """Ask once what time alone may change: nobody knows any more when it is due."""
+    @property
+    def asks_states(self) -> bool:
+        """Whether any rule of this lane asks for a device's state."""
+        if self._asks_states is None:
+            areas: set[str] = set()
+            if self._rules.has_custom:
+                areas = {device.area for device in self._registry.devices.values()}
+            self._asks_states = any(
+                one.asks.states for area in areas for of in self._in(area).values() for one in of
+            )
+        return self._asks_states
+
+    def look_for_gateways(self) -> None:
+        """Ask anew of devices whose gateway fell silent or is heard again, as of the next look."""
+        if not self.asks_states:
+            return
+        for gateway in [one for one in self._waiting if self._silent.is_known(one)]:
+            self._wait_no_more(gateway)
+        turned = self._silent.take_turned()
+        if turned:
+            for device in self._registry.devices.values():
+                if device.gateway in turned:
+                    self.begin(device, None)
+
+    def begin(self, device: Device, since: datetime | None) -> None:
+        """Ask once what time alone may change: nobody knows any more when it is due.
+
+        What asks for the state is asked as of now, and all else as of ``since``; not at all where
+        that is None.
+        """
         for one in self.custom(device.area, device.kind):
-            if not one.asks.is_calm and one.asks.memory_of == "device":
-                self._schedule(key_of(one.rule.id, subject_of(device)), since)
+            name = key_of(one.rule.id, subject_of(device))
+            if one.asks.states:
+                kept = self._kept.get(name)
+                if kept is not None and kept.due is not None:
+                    self._kept[name] = kept._replace(due=None)  # it would wait for that
+                self._schedule(name, _EVER)
+            elif since is not None and not one.asks.is_calm and one.asks.memory_of == "device":
+                self._schedule(name, since)
 
     def take_due(
         self,
@@ -449,7 +527,13 @@ class Engine:
             if self._scheduled.get(name) != at:
                 continue
             device = self._device(name)
-            if device is not None and at > time_at(device.gateway):
+            if device is not None and self._lane == "telemetry" and self._asks_state(name, device):
+                # A state is noticed by our clock, once it is known whether the gateway is heard.
+                if not self._silent.is_known(device.gateway):
+                    del self._scheduled[name]
+                    self._waiting.setdefault(device.gateway, []).append((at, name))
+                    continue
+            elif device is not None and at > time_at(device.gateway):
                 heapq.heappush(self._early.setdefault(device.gateway, []), (at, name))
                 continue
             del self._scheduled[name]
@@ -460,6 +544,9 @@ class Engine:
             self._taken.append((at, name))
             if device is None:
                 continue
+            if at == _EVER and self._lane == "telemetry":
+                # Begun: what its state was before is not known, unless a delay ran.
+                at = min(now, _known(kept.track))
             for one in self.custom(device.area, device.kind):
                 if one.rule.id == name.rule:
                     yield device, one, self._as_of(kept, at)
@@ -474,7 +561,7 @@ class Engine:
         name = MemoryKey(one.rule.id, f"cell:{device.area}" if in_cell else device.device)
         while (due := self._scheduled.get(name)) is not None:
             as_of = self._as_of(self._now(name), due)
-            if as_of > at:
+            if as_of > at or (due == _EVER and one.asks.states):  # as of now, not of then
                 return
             del self._scheduled[name]
             self._taken.append((due, name))
@@ -587,17 +674,24 @@ class Engine:
 def _known_until(one: Custom, answer: Answer, device: Device, seen: Seen) -> datetime:
     """Return how long an answer stands if nothing comes: as long as the values it rests on."""
     told_at = seen.told_at or seen.at
-    until = told_at + device.max_silence if one.asks.names else _FOR_EVER
+    until = told_at + device.max_silence if one.asks.names and seen.is_known else _FOR_EVER
     return until if answer.until is None else min(until, answer.until)
 
 
 def _told(one: Custom, seen: Seen) -> dict[str, Any]:
     """Return what a person is told of what made a condition true."""
     said = {name: seen.values[name] for name in sorted(one.asks.names) if name in seen.values}
+    states = seen.states or {}
+    said |= {name: states[name] for name in sorted(one.asks.states) if name in states}
     return said | {name: value for name, value in (seen.event or {}).items() if name not in _UNTOLD}
 
 
-def _earliest(due: datetime | None, track: Track, rule: Rule) -> datetime | None:
+def _known(track: Track) -> datetime:
+    """Return how long what a delay rests on is known; for ever where none runs."""
+    return track.known_until if isinstance(track, Pending | Ending) else _FOR_EVER
+
+
+def _earliest(due: datetime | None, track: Track, rule: Rule, seen: Seen) -> datetime | None:
     """Return when to ask again, now that a delay may run."""
     match track:
         case Pending(since):
@@ -606,4 +700,7 @@ def _earliest(due: datetime | None, track: Track, rule: Rule) -> datetime | None
             deadline = since + rule.off_delay
         case _:
             return due
+    if seen.states is not None and seen.at < _known(track):
+        # Once the values say nothing any more, the state alone may say the same.
+        deadline = min(deadline, _known(track))
     return deadline if due is None else min(due, deadline)

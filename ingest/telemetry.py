@@ -209,6 +209,7 @@ class TelemetryWriter(Writer):
         listening, projection = self.listening, self.projection
         if listening is None:
             return
+        projection.engine.look_for_gateways()
 
         def time_at(gateway: str) -> datetime:
             return self._time_at(gateway, listening)

@@ -129,7 +129,7 @@ class Writer(ABC):
         self._replayed_at = self._owners_checked_at = self._registry_checked_at
         self.registry = devices.Registry(0)
         self._judge = Judge(self.registry, self._limits)
-        self.projection = Projection(self.rules, self.registry, self.lane)
+        self.projection = Projection(self.rules, self.registry, self.lane, self.presence)
         self._downlink: Downlink | None = None
         self._course: Course | None = None
         self.healthy_since: datetime | None = None

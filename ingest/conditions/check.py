@@ -2,12 +2,13 @@
 """What is wrong with a condition, before it is kept: each mistake with its place and its bounds."""
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
 from ingest.conditions import expression
-from ingest.conditions.fields import KINDS, Fields, FieldType, fields_of
+from ingest.conditions.fields import KINDS, STATES, Fields, FieldType, fields_of
 from ingest.conditions.models import (
     All,
     Any_,
@@ -62,6 +63,7 @@ def check(condition: Condition, kind: str) -> list[Mistake]:
     return [
         *chain.from_iterable(_check_one(at, one, kind, in_cell) for at, one in placed),
         *_check_ends(condition),
+        *_check_states(placed, kind),
     ]
 
 
@@ -88,10 +90,12 @@ def _check_one(at: str, one: Condition, kind: str, in_cell: bool) -> Iterator[Mi
         case Threshold() | Rate() | NoData() | Equals() | OneOf() | Present():
             if in_cell:
                 yield Mistake(at, "cell.events_only", {"found": one.type})
-            type_ = fields.readings.get(one.field)
+            type_ = fields.asked.get(one.field)
             if type_ is None:
-                names = sorted(fields.readings)
+                names = sorted(fields.asked)
                 yield Mistake(f"{at}/field", "field.unknown", {"found": one.field, "fields": names})
+            elif isinstance(one, NoData | Present) and one.field in STATES:
+                yield Mistake(f"{at}/field", "field.always_known", {"found": one.field})
             else:
                 yield from _check_field(at, one, type_)
         case ProgrammeSchedule() if kind != "lamp" or in_cell:
@@ -201,10 +205,67 @@ def _check_expression(at: str, one: Expression, fields: Fields, in_cell: bool) -
         bounds = {"position": error.position, **error.detail}
         yield Mistake(f"{at}/expression", error.rule, bounds)
         return
-    if in_cell and typed.names:
-        yield Mistake(f"{at}/expression", "cell.events_only", {"fields": sorted(typed.names)})
-    if not typed.names and not typed.event_names:
+    names = typed.names | typed.states
+    if in_cell and names:
+        yield Mistake(f"{at}/expression", "cell.events_only", {"fields": sorted(names)})
+    if not names and not typed.event_names:
         yield Mistake(f"{at}/expression", "expression.constant", {"position": 0})
+
+
+def _check_states(placed: Several[tuple[str, Condition]], kind: str) -> Iterator[Mistake]:
+    """Refuse to wait for events and for a state at once, where either could come without the other.
+
+    Events are heard on a lane that no change of a state is told on: it looks at the state when an
+    event comes, and now and then while one is remembered. So a rule on both needs an event first.
+    """
+    fields = fields_of(kind)
+    if not any(_asks_events(one, fields) for _, one in placed):
+        return
+    for at, one in placed:
+        counts = at == "" or isinstance(one, Count | Sequence)
+        if counts and _asks_state(one, fields) and not _needs_event(one, fields):
+            yield Mistake(at, "state.without_event")
+
+
+def _asks_state(condition: Condition, fields: Fields) -> bool:
+    for _, one in walk(condition):
+        match one:
+            case Equals(field=name) | OneOf(field=name) if name in STATES:
+                return True
+            case Expression() if (typed := _typed(one, fields)) is not None and typed.states:
+                return True
+            case _:
+                pass
+    return False
+
+
+def _asks_events(one: Condition, fields: Fields) -> bool:
+    if isinstance(one, Expression):
+        typed = _typed(one, fields)
+        return typed is not None and bool(typed.event_names)
+    return isinstance(one, Event)
+
+
+def _needs_event(condition: Condition, fields: Fields) -> bool:
+    """Whether it cannot hold before an event came."""
+    match condition:
+        case All(of=of):
+            return any(_needs_event(one, fields) for one in of)
+        case Any_(of=of):
+            return all(_needs_event(one, fields) for one in of)
+        case Count(of=of):
+            return _needs_event(of, fields)
+        case Sequence(first=first):
+            return _needs_event(first, fields)
+        case _:
+            return _asks_events(condition, fields)
+
+
+def _typed(one: Expression, fields: Fields) -> expression.Typed | None:
+    try:
+        return expression.read(one.expression, fields)
+    except expression.ExpressionError:
+        return None  # told already
 
 
 def _check_ends(condition: Condition) -> Iterator[Mistake]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from ingest.conditions import models
 from ingest.conditions.check import Mistake, check, walk
 from ingest.conditions.expression import Program, read
-from ingest.conditions.fields import fields_of
+from ingest.conditions.fields import STATES, fields_of
 from ingest.conditions.logic import AllNode, AnyNode, NotNode
 from ingest.conditions.models import Condition
 from ingest.conditions.nodes import (
@@ -47,6 +47,9 @@ class Compiled:
         kind: The device class of its rule.
         kinds: The classes it has to be told of: in a cell, events of others too.
         names: The fields of readings it looks at.
+        states: What it asks that is known of any device (`fields.STATES`): it has to be asked when
+            that changes, too.
+        words: The texts that it compares with.
         listens: What it has to be told of. Time alone, where it has a schedule, is told with
             either.
         memory_of: Whose memory it is handed: the device's, or the cell's, which all its devices
@@ -57,6 +60,8 @@ class Compiled:
     kind: str
     kinds: frozenset[str]
     names: frozenset[str]
+    states: frozenset[str]
+    words: frozenset[str]
     listens: Listens
     memory_of: MemoryOf
     is_calm: bool
@@ -71,6 +76,8 @@ class Compiled:
                 as it is: ``{"at": when it changed last, in microseconds, "of": what each part
                 keeps}``. It never goes back in time, and never holds more than the windows' caps.
         """
+        if self.states and not told.states:
+            return Answer(False, None)  # not in use: there is no state to ask for
         at = spans.to_us(told.at)
         kept: dict[str, Any] = {} if memory is None else memory["of"]
         last = at if memory is None else memory["at"]
@@ -105,6 +112,8 @@ def compile_condition(condition: Condition, kind: str) -> Compiled:
     names = frozenset[str]().union(
         *(one.names for one in typed), *({name} for one in inside for name in _field_of(one))
     )
+    states = (names & STATES.keys()).union(*(one.states for one in typed))
+    names -= states
     if kind == "lamp" and "lit" in names:
         names |= _LIT_FROM
     kinds = {one.kind or kind for one in inside if isinstance(one, models.Event)}
@@ -114,11 +123,13 @@ def compile_condition(condition: Condition, kind: str) -> Compiled:
     )
     listens: Listens = "readings"
     if by_event:
-        listens = "both" if names else "events"
+        listens = "both" if names or states else "events"
     return Compiled(
         kind,
-        frozenset(kinds or {kind}) | frozenset({kind} if names or typed else ()),
+        frozenset(kinds or {kind}) | frozenset({kind} if names or states or typed else ()),
         names,
+        states,
+        frozenset[str]().union(*(one.words for one in typed), *map(_words_of, inside)),
         listens,
         "cell" if in_cell else "device",
         not by_event and not any(isinstance(one, _RESTLESS) for one in inside),
@@ -140,6 +151,16 @@ _RESTLESS: Final = (
 def _field_of(one: Condition) -> tuple[str, ...]:
     name = getattr(one, "field", None)
     return () if name is None else (name,)
+
+
+def _words_of(one: Condition) -> tuple[str, ...]:
+    match one:
+        case models.Equals(value=str(word)):
+            return (word,)
+        case models.OneOf(values=words):
+            return words
+        case _:
+            return ()
 
 
 def _slots() -> Iterator[str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from ingest.conditions.fields import Fields, FieldType
+from ingest.conditions.fields import STATES, Fields, FieldType
 
 DEPTH_MAX: Final = 16
 NODES_MAX: Final = 200
@@ -71,11 +71,16 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """An expression that fits: as the library reads it, and the fields it asks for."""
+    """An expression that fits: as the library reads it, and the fields it asks for.
+
+    ``states`` are those that are known of any device; ``words`` the texts that stand in it.
+    """
 
     cel: str
     names: frozenset[str]
     event_names: frozenset[str]
+    states: frozenset[str]
+    words: frozenset[str]
 
 
 def read(expression: str, fields: Fields) -> Typed:
@@ -91,7 +96,15 @@ def read(expression: str, fields: Fields) -> Typed:
         raise _unexpected(token)
     if whole.type != "truth":
         raise ExpressionError("expression.not_boolean", whole.position, found=whole.type)
-    return Typed(whole.cel, frozenset(parser.names), frozenset(parser.event_names))
+    words = (token.text[1:-1] for token in parser.tokens if token.what == "text")
+    states = parser.names & STATES.keys()
+    return Typed(
+        whole.cel,
+        frozenset(parser.names - states),
+        frozenset(parser.event_names),
+        frozenset(states),
+        frozenset(words),
+    )
 
 
 class _Program(Protocol):
@@ -358,7 +371,7 @@ class _Parser:
             token = self._take()
             known, names, prefix = self.fields.events, self.event_names, "event."
         else:
-            known, names, prefix = self.fields.readings, self.names, ""
+            known, names, prefix = self.fields.asked, self.names, ""
         type_ = known.get(token.text) if token.what == "name" else None
         if type_ is None:
             raise ExpressionError(

@@ -12,6 +12,8 @@ from pydantic.fields import FieldInfo
 
 from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.base import EventBase, ReadingBase
+from edge_agent.messages import DeviceState
+from ingest.states import GatewayState
 
 # What names a device, an occurrence or, behind a pseudonym, a person: rules ask after values.
 _ENVELOPE: Final = {"kind", "device", "at", "occurrence", "credential"}
@@ -36,10 +38,23 @@ class FieldType:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What the readings and the events of one device class can say."""
+    """What the readings and the events of one device class can say, and what state it can be in."""
 
     readings: Mapping[str, FieldType]
     events: Mapping[str, FieldType]
+
+    @property
+    def asked(self) -> Mapping[str, FieldType]:
+        """What can be asked by its bare name: fields of readings, and states."""
+        return {**self.readings, **STATES}
+
+
+#: Asked for like fields of readings, and known also of a device that tells nothing: the device's
+#: state (`ingest.states`) and its gateway's.
+STATES: Final[Mapping[str, FieldType]] = {
+    "state": FieldType("word", get_args(DeviceState)),
+    "gateway": FieldType("word", get_args(GatewayState)),
+}
 
 
 def _models(union: object, base: type[BaseModel]) -> dict[str, type[BaseModel]]:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 from ingest.conditions.expression import Program
+from ingest.conditions.fields import STATES
 from ingest.conditions.models import (
     ClockSchedule,
     Equals,
@@ -69,14 +70,16 @@ class Asked:
 
     def number(self, name: str) -> float | None:
         """Return what a numeric field says, None where it was not told."""
-        value = self.told.values.get(name)
+        value = self.value(name)
         return value if isinstance(value, int | float) else None
 
     def value(self, name: str) -> object:
-        """Return what a field says, None where it was not told."""
-        if name == "lit":
-            return self.told.lit
-        return self.told.values.get(name)
+        """Return what a field or a state says, None where that is not known."""
+        if name in STATES:
+            return self.told.states.get(name)
+        if not self.told.is_known:
+            return None
+        return self.told.lit if name == "lit" else self.told.values.get(name)
 
     @property
     def seen(self) -> int:
@@ -86,7 +89,7 @@ class Asked:
     @property
     def has_values(self) -> bool:
         """Whether readings are known at all; then a missing fault code means good condition."""
-        return self.told.event is None or bool(self.told.values)
+        return self.told.is_known and (self.told.event is None or bool(self.told.values))
 
 
 class Node(Protocol):
@@ -133,7 +136,7 @@ class ValueNode:
         """Compare; no fault code is known to be none."""
         name = self.condition.field
         value = asked.value(name)
-        if asked.is_late or not asked.has_values:
+        if asked.is_late or not (asked.has_values or name in STATES):
             return UNKNOWN
         if value is None and name != _FAULT and not isinstance(self.condition, Present):
             return UNKNOWN
@@ -165,7 +168,7 @@ class NoDataNode:
 
     def ask(self, asked: Asked) -> Said:
         """Measure from the first reading that did not tell the field."""
-        if asked.is_late or asked.told.event is not None:
+        if asked.is_late or asked.told.event is not None or not asked.has_values:
             return UNKNOWN
         if asked.value(self.condition.field) is not None:
             asked.keep(self.slot, None)
@@ -261,14 +264,15 @@ class ExpressionNode:
 
     def ask(self, asked: Asked) -> Said:
         """Evaluate over the values, or over the event."""
-        if asked.told.kind != self.kind or (asked.is_late and self.program.typed.names):
+        typed = self.program.typed
+        if asked.told.kind != self.kind or (asked.is_late and (typed.names or typed.states)):
             return UNKNOWN
-        names = self.program.typed.names
+        names = typed.names | typed.states
         values = {name: value for name in names if (value := asked.value(name)) is not None}
         if asked.has_values and _FAULT in names:
             values.setdefault(_FAULT, "")  # in good condition
         holds = self.program.ask(values, asked.told.event)
-        by_event = asked.told.event is not None and bool(self.program.typed.event_names)
+        by_event = asked.told.event is not None and bool(typed.event_names)
         return Said(holds, pulse=bool(holds) and by_event)
 
 

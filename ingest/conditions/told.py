@@ -27,6 +27,9 @@ class Told(NamedTuple):
         due_until: Until when this stays so, if that is known.
         seen: When the values were told, if it was not now: only time went on since. Whoever asks
             again at `Answer.until` says so, or what was told once would count twice.
+        states: What is known of the device by itself (`fields.STATES`); nothing where it is not in
+            use.
+        is_known: Whether the values still say anything; what was told too long ago does not.
     """
 
     device: str
@@ -40,6 +43,8 @@ class Told(NamedTuple):
     due: bool | None = None
     due_until: datetime | None = None
     seen: datetime | None = None
+    states: Mapping[str, str] = {}
+    is_known: bool = True
 
 
 class Answer(NamedTuple):

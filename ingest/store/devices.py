@@ -423,12 +423,16 @@ def load_states(
         return {device_id: State(*rest) for device_id, *rest in rows}
 
 
-def latest(conn: Connection, device_id: int) -> dict[str, Any]:
-    """Return what a device's latest reading says, as the table has it."""
+def latest(conn: Connection, device_id: int) -> State | None:
+    """Return a device's latest state as the table has it; None where it was never heard."""
     row = conn.execute(
-        "SELECT reading FROM device_state WHERE device_id = %s", (device_id,)
+        """
+        SELECT at, received_at, since, reading, fault, silent, lit, lit_at
+        FROM device_state WHERE device_id = %s
+        """,
+        (device_id,),
     ).fetchone()
-    return {} if row is None else row[0]
+    return None if row is None else State(*row)
 
 
 def have_states(conn: Connection, ids: Sequence[int]) -> bool:

@@ -168,6 +168,19 @@ def asks(**when: object) -> dict[str, object]:
          "/when/expression", "expression.collection"),
         ("custom.a", asks(type="count", of=WHEN, times=10_000, within_s=60), "/when/times",
          "value.range"),
+        ("custom.a", asks(type="equals", field="state", value="ofline"), "/when/value",
+         "word.unknown"),
+        ("custom.a", asks(type="any", of=[WHEN, {"type": "one_of", "field": "state",
+                                                 "values": ["fault", "off"]}]),
+         "/when/of/1/values/1", "word.unknown"),
+        ("custom.a", asks(type="expression", expression="state == 'gone'"), "/when/expression",
+         "expression.unknown_word"),
+        ("custom.a", asks(type="no_data", field="state", for_s=60), "/when/field",
+         "field.always_known"),
+        ("custom.a", asks(type="any", of=[
+            {"type": "event", "events": ["deposit"], "holds_s": 60},
+            {"type": "equals", "field": "state", "value": "offline"},
+        ]), "/when", "state.without_event"),
     ],
 )  # fmt: skip
 async def test_a_mistake_is_told_with_its_place_and_changes_nothing(
@@ -177,6 +190,20 @@ async def test_a_mistake_is_told_with_its_place_and_changes_nothing(
     told = errors(await put(rules_city, "root", "c02", rule, definition))
     assert told == [(f"/body/definition{pointer}", code)]
     assert kept(rules_city) == before
+
+
+async def test_a_state_that_there_is_not_is_told_with_its_position(rules_city: Api) -> None:
+    asked = asks(type="expression", expression="fill_pct > 5 && state in ['fault', 'gone']")
+    answer = await put(rules_city, "root", "c02", "custom.a", asked)
+    (error,) = answer.json()["errors"]
+    assert error == {
+        "pointer": "/body/definition/when/expression",
+        "code": "expression.unknown_word",
+        "message": "表达式在第 35 个字符处使用了该字段没有的取值 gone",
+        "position": 35,
+        "found": "gone",
+        "words": ["normal", "fault", "offline", "unknown", "maintenance"],
+    }
 
 
 async def test_too_deep_is_refused(rules_city: Api) -> None:
@@ -234,6 +261,14 @@ async def test_a_rule_is_tried_before_it_is_kept(rules_city: Api) -> None:
     wrong = await client.post(path, json={"definition": lamp, **turned})
     assert errors(wrong) == [("/body/to", "range.reversed")]
     built_in = "/api/v1/areas/c01/rules/bin.full/dry-run"
+    good = {**lamp, "when": {"type": "equals", "field": "state", "value": "normal"}}
+    found = (await client.post(path, json={"definition": good, **THIS_WEEK})).json()
+    assert {one["device"]: one["values"]["state"] for one in found["first"]} == {
+        "c01-lamp-001": "normal"
+    }
+    never = {**lamp, "when": {"type": "equals", "field": "state", "value": "unknown"}}
+    untold = await client.post(path, json={"definition": never, **THIS_WEEK})
+    assert errors(untold) == [("/body/definition/when", "state.no_history")]
     none = await client.post(built_in, json={"definition": {"limit": 80}, **THIS_WEEK})
     assert errors(none) == [("/body/definition/when", "rule.no_condition")]
 
@@ -246,6 +281,11 @@ async def test_the_catalogue_names_fields_types_and_units(rules_city: Api) -> No
         "name": "fill_pct", "type": "number", "unit": "%", "words": [], "min": 0.0, "max": 100.0,
     }  # fmt: skip
     assert fields["stream"]["words"] == ["recyclable", "kitchen", "hazardous", "residual"]
+    states = {field["name"]: field["words"] for field in bins["states"]}
+    assert states == {
+        "state": ["normal", "fault", "offline", "unknown", "maintenance"],
+        "gateway": ["heard", "silent"],
+    }
     assert all(field["unit"] for field in fields.values() if field["type"] == "number")
 
 

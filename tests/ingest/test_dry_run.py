@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
@@ -15,12 +15,14 @@ from psycopg import sql
 
 from deploy.faults.ground import dsn_of
 from deploy.services import Postgres
-from ingest.alerts import IDLE, Decision, Raise, Track, step
+from ingest.alerts import IDLE, Clear, Decision, Raise, Track, step
 from ingest.conditions import Told, compile_condition
 from ingest.dry_run import Budget, DryRunError, Outcome, dry_run
-from ingest.kinds import KINDS
+from ingest.kinds import DEVICE_SILENT, GATEWAY_SILENT, KINDS
 from ingest.rules import Rule
-from ingest.store import connect, readings
+from ingest.store import alerts, connect, readings
+from ingest.store.alerts import Change, Subject
+from tests.ingest import test_rule_states as states
 from tests.ingest.conditions.telling import CHENGDU
 from tests.services import OWNER
 
@@ -292,6 +294,124 @@ def test_readings_that_wait_for_their_index_are_left_out(database: str) -> None:
         assert dry_run(conn, rule(SEQUENCE), "alarm", "city", START, END).until == END
 
 
+def keep(conn: psycopg.Connection, taken: Sequence[states.Step]) -> datetime:
+    """Store what was said and noticed in two bins' course; return when that was over."""
+    ids = dict(conn.execute("SELECT device, id FROM device").fetchall())
+    bins, when = KINDS["bin"].readings, states.START
+    rows: list[tuple[object, ...]] = []
+    lives: dict[str, list[tuple[datetime, str]]] = {one.device: [] for one in states.BINS}
+    life = dict.fromkeys(lives, "in_service")
+    silent: dict[str | None, bool] = {}
+    changes: list[Change] = []
+    for step_ in taken:
+        when += timedelta(seconds=step_.seconds)
+        bin_: str | None = BINS[step_.which]
+        match step_.what:
+            case "good" | "fault":
+                said = {"fill_pct": step_.fill, "fault": "jam" if step_.what == "fault" else None}
+                values = (said.get(name) for name in bins.columns)
+                rows.append((ids[bin_], when, when, *values))
+            case "maintenance" | "in_service":
+                lives[bin_].append((when, step_.what))
+                life[bin_] = step_.what
+            case what:
+                rule_ = DEVICE_SILENT
+                if what.startswith("gateway"):
+                    rule_, bin_ = GATEWAY_SILENT, None
+                if bin_ is not None and life[bin_] == "maintenance":
+                    continue  # nobody looks
+                now = what.endswith("silent")
+                if silent.get(bin_, False) != now:
+                    silent[bin_] = now
+                    kind, area = ("gateway", "c01") if bin_ is None else ("bin", "c01-a")
+                    subject = Subject(kind, "gw-1", "c01", area, bin_)
+                    decision = Raise(when, "x") if now else Clear(when, "x")
+                    changes.append(Change(rule_, subject, decision, when))
+    readings.copy_in(conn, bins, rows)
+    with conn.transaction():
+        alerts.write(conn, changes, when)
+        for bin_, changed in lives.items():
+            # Each change closes what was before, as the registry's triggers do.
+            for since, then in changed:
+                conn.execute(
+                    """
+                    WITH v AS (
+                        UPDATE device_version SET during = tstzrange(lower(during), %(since)s)
+                        WHERE device_id = %(id)s AND upper_inf(during)
+                        RETURNING *
+                    )
+                    INSERT INTO device_version
+                    SELECT device_id, tstzrange(%(since)s, NULL), gateway, community, area,
+                           %(life)s, reporting_period_s, rated_power_w, programme, road
+                    FROM v
+                    """,
+                    {"since": since, "id": ids[bin_], "life": then},
+                )
+    return when + timedelta(seconds=4_000)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_states_are_what_they_were(database: str, seed: int) -> None:
+    """From readings, kept alerts on silence and the registry's history: as it was live."""
+    rng = random.Random(seed)
+    whats = states.What.__args__
+    taken = [states.Step(n, "good", n - 1) for n in (1, 2)] + [
+        states.Step(rng.randint(1, 900), rng.choice(whats), rng.randint(0, 1),
+                    rng.choice((0.0, 90.0)))
+        for _ in range(60)
+    ]  # fmt: skip
+    asked = [one for one in states.RULES if one is not states.NEVER]
+    told = states.run(taken, *asked).tables.told
+    with connect(database, "dry-run") as conn:
+        fill(conn)
+        end = keep(conn, taken)
+        raised_by: set[str] = set()
+        for version in asked:
+            assert version.definition is not None
+            tried = Rule.model_validate({"id": version.rule, **version.definition, "reopen_s": 0.0})
+            found = dry_run(
+                conn, tried, "bin", "c01", states.START, end - timedelta(microseconds=1)
+            )
+            live = [
+                (when, bin_)
+                for slug, bin_, name, when, *_ in told
+                if (slug, name) == (version.rule, "Raise")
+            ]
+            assert found.occurrences == len(live)
+            assert [(one.raised_at, one.device) for one in found.first] == sorted(live)[:10]
+            cleared = {
+                (when, bin_)
+                for slug, bin_, name, when, *_ in told
+                if (slug, name) == (version.rule, "Clear")
+            }
+            ends = {(one.cleared_at, one.device) for one in found.first if one.cleared_at}
+            assert ends <= cleared
+            raised_by |= {version.rule} if live else set()
+        assert len(raised_by) >= 5, "or nothing is compared"
+
+
+def test_a_device_that_tells_nothing_is_asked_too(database: str) -> None:
+    """Silent, in maintenance, silent again: by what is kept, before any reading in the range."""
+    with connect(database, "dry-run") as conn:
+        fill(conn)
+        end = keep(
+            conn,
+            [
+                states.Step(600, "silent"), states.Step(600, "maintenance"),
+                states.Step(600, "in_service"), states.Step(600, "good"), states.Step(5, "heard"),
+            ],
+        )  # fmt: skip
+        tried = Rule.model_validate(
+            {"id": "custom.gone", **(states.GONE.definition or {}), "reopen_s": 0.0}
+        )
+        found = dry_run(conn, tried, "bin", "c01", states.START, end)
+        assert found.rows == 1
+        assert [
+            ((one.raised_at - states.START).seconds, one.length(end).seconds, one.values)
+            for one in found.first
+        ] == [(600, 600, {"state": "offline"}), (1_800, 605, {"state": "offline"})]
+
+
 class TestBudget:
     def test_rows(self, conn: psycopg.Connection) -> None:
         most = len(HISTORY["bin-1"]) + 5
@@ -327,6 +447,20 @@ class TestBudget:
             END,
             "rule.no_condition",
             id="no-condition",
+        ),
+        pytest.param(
+            rule({"type": "one_of", "field": "state", "values": ["fault", "unknown"]}),
+            START,
+            END,
+            "state.no_history",
+            id="never-heard",
+        ),
+        pytest.param(
+            rule({"type": "expression", "expression": "fill_pct > 1 && state == 'unknown'"}),
+            START,
+            END,
+            "state.no_history",
+            id="never-heard-in-cel",
         ),
     ],
 )

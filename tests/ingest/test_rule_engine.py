@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.kinds import Event, Reading
@@ -143,7 +143,7 @@ class Tables:
 
 
 def pass_time(
-    projection: Projection, now: datetime, latest: Callable[[int], Mapping[str, Any]] | None = None
+    projection: Projection, now: datetime, latest: Callable[[int], State | None] | None = None
 ) -> None:
     """What a tick does."""
     for one, rule, at in projection.engine.take_due(now, 1_000):
@@ -193,6 +193,7 @@ def run(taken: Sequence[Step], *, kill: bool) -> Tables:
     return tables
 
 
+@settings(deadline=None)
 @given(steps)
 def test_killed_anywhere_the_same_alerts_are_raised(taken: list[Step]) -> None:
     whole, killed = run(taken, kill=False), run(taken, kill=True)
@@ -246,7 +247,7 @@ def test_an_event_is_counted_across_a_restart() -> None:
     assert tell(again, gate("denied", 2)) == [("Raise", DENIED.rule)]
     tables.commit(again)
     last = tables.started()
-    pass_time(last, START + timedelta(minutes=5), lambda number: {})
+    pass_time(last, START + timedelta(minutes=5), lambda number: None)
     assert [type(one.decision).__name__ for one in last.gather().alerts] == ["Clear"]
 
 
@@ -261,13 +262,13 @@ def test_what_is_over_is_not_raised_by_a_restart(rule: Version, ended_by: str) -
     assert ("Raise", rule.rule) in tell(first, *made)
     tables.commit(first)
     if ended_by == "time":
-        pass_time(first, START + timedelta(minutes=5), lambda number: {})
+        pass_time(first, START + timedelta(minutes=5), lambda number: None)
         tables.commit(first)
     tell(first, gate("granted", 400), alarm("tamper", 401))
     tables.commit(first)
     assert [name for slug, _, name, *_ in tables.told if slug == rule.rule] == ["Raise", "Clear"]
     again = tables.started()
-    pass_time(again, START + timedelta(minutes=10), lambda number: {})
+    pass_time(again, START + timedelta(minutes=10), lambda number: None)
     assert again.gather().alerts == []
 
 

@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).resolve().parents[3]
 PAGE: Final = (ROOT / "docs/rules.md").read_text(encoding="utf-8")
 EXAMPLES: Final = re.findall(r"^```json (\w+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 CODE: Final = re.compile(
-    r'"((?:kind|condition|field|value|word|limit|schedule|event|cell|expression)\.[a-z_]+)"'
+    r'"((?:kind|condition|field|value|word|limit|schedule|event|cell|expression|state)\.[a-z_]+)"'
 )
 
 
@@ -46,6 +46,7 @@ def test_what_fits_can_be_asked_whatever_is_told(kind: str) -> None:
             event("gate", 3, "forced"),
             event(kind, 1, "restored", phase="raised"),
             reading(kind, 4, lit=True)._replace(at=at(9_000), seen=at(4)),
+            reading(kind, 9_001)._replace(states={"state": "offline", "gateway": "heard"}),
         ):
             answer = made.ask(told, memory)
             memory = answer.memory
@@ -64,5 +65,6 @@ def test_every_mistake_is_explained() -> None:
         for path in (ROOT / "ingest/conditions").glob("*.py")
         for code in CODE.findall(path.read_text(encoding="utf-8"))
     }
-    explained = set(re.findall(r"`([a-z]+\.[a-z_]+)`", PAGE.partition("## What is refused")[2]))
+    table = PAGE.partition("## What is refused")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"`([a-z]+\.[a-z_]+)`", table))
     assert codes == explained
