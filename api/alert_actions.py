@@ -23,7 +23,7 @@ from api.auth import Person
 from api.errors import FieldError, Problem
 from api.idempotency import afterwards, idempotent, writes
 from api.people import Principal
-from api.preconditions import parse_id, seen_version
+from api.preconditions import named_version, parse_id
 from api.state import Connection, services
 from ingest import alerts as machine
 from ingest.incidents import NOTE_MAX, REASON_MAX
@@ -324,22 +324,11 @@ async def note_alert(
     return await _act(person, request, alert, remark, if_match)
 
 
-def parse_version(if_match: str | None) -> int | None:
-    """Return the version that ``If-Match`` names, None where it names none.
-
-    Raises:
-        Problem: ``if_match.invalid``.
-    """
-    if if_match is None or if_match.strip() == "*":
-        return None
-    return seen_version(if_match)
-
-
 async def _act(
     person: Principal, request: Request, alert: str, wanted: Wanted, if_match: str | None
 ) -> Alert:
     parts = services(request)
-    now, expected = parts.clock(), parse_version(if_match)
+    now, expected = parts.clock(), named_version(if_match)
     async with writes(request) as conn:
         found = await find_alert(conn, person.scope, parse_id(alert), now=now)
         action = wanted.move(now, person.name)

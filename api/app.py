@@ -26,6 +26,7 @@ from api import (
     areas,
     auth,
     bins,
+    case_actions,
     cases,
     chains,
     devices,
@@ -39,6 +40,7 @@ from api import (
     problems,
     registry,
     reports,
+    response_plans,
     roads,
     rules,
     scorecard,
@@ -161,7 +163,8 @@ def create_app(
     shown = (areas, states, devices, history, bins, incidents, indicators, roads, reports)
     # Before the alerts by id: an export is none.
     desk = (alert_export, alert_actions, alerts)
-    work = (rules, cases, shifts, windows, scorecard, chains, notifications)
+    cases_desk = (cases, case_actions, response_plans, shifts)
+    work = (rules, *cases_desk, windows, scorecard, chains, notifications)
     for module in (auth, *shown, *desk, *work, registry, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)

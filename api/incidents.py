@@ -28,8 +28,8 @@ from api.answers import (
 )
 from api.auth import Allow, Person
 from api.errors import FieldError, Problem
-from api.idempotency import idempotent, writes
-from api.paging import link_next
+from api.idempotency import afterwards, idempotent, writes
+from api.paging import LatestFirst
 from api.people import Principal
 from api.places import find_area
 from api.preconditions import parse_id, seen_version
@@ -197,9 +197,7 @@ async def list_incidents(
         check_range(question.from_, question.to)
     filters = question.model_dump(exclude={"limit", "cursor"})
     asked = ("incidents", person.path, person.role, *filters.values())
-    after_at, after_id = (
-        (None, None) if question.cursor is None else parts.cursors.read(question.cursor, asked)
-    )
+    pages = LatestFirst(parts.cursors, question, asked)
     async with parts.pool.connection() as conn:
         area = await find_area(conn, person.scope, question.area or person.area)
         async with conn.cursor(row_factory=class_row(Incident)) as cursor:
@@ -231,17 +229,11 @@ async def list_incidents(
                 | {
                     "area": area.path,
                     "scope": person.path,
-                    "after_at": after_at,
-                    "after_id": after_id,
-                    "count": question.limit + 1,
+                    **pages.parameters,
                 },
             )
             rows = await cursor.fetchall()
-    page, more = rows[: question.limit], len(rows) > question.limit
-    key = [page[-1].occurred_at.isoformat(), str(page[-1].id)] if more else []
-    following = parts.cursors.write(key, asked) if more else None
-    link_next(request, response, following)
-    return Page(items=page, next_cursor=following)
+    return pages.page(request, response, rows, lambda row: (row.occurred_at, row.id))
 
 
 @router.post("/incidents", status_code=201)
@@ -273,7 +265,9 @@ async def report_incident(
         except (stored.Missing, stored.AlertTaken, Refused) as error:
             raise _problem(error) from None
         response.headers["Location"] = f"{request.url.path}/{made}"
-        return await find_incident(conn, person.scope, made)
+        record = await find_incident(conn, person.scope, made)
+    _tell_case(request, record)
+    return record
 
 
 @router.get("/incidents/{incident}")
@@ -337,7 +331,16 @@ async def change_incident(
             raise Problem("incident.unchanged") from None
         except (stored.Missing, stored.AlertTaken, Refused) as error:
             raise _problem(error) from None
-        return await find_incident(conn, person.scope, found.id)
+        record = await find_incident(conn, person.scope, found.id)
+    _tell_case(request, record)
+    return record
+
+
+def _tell_case(request: Request, record: Incident) -> None:
+    """Tell who watches of the case that follows its record."""
+    alert = record.alert
+    if alert is not None:
+        afterwards(request, lambda: services(request).hub.tell_alert(alert))
 
 
 @router.get("/areas/{area}/incident-counts")

@@ -9,15 +9,19 @@ import hashlib
 import hmac
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, TypeVar
+from uuid import UUID
 
 from fastapi import Request, Response
 
+from api.answers import Page, PageQuestion
 from api.errors import Problem
 
 _TAG_BYTES: Final = 16
 Key = Sequence[str | int]
+RowT = TypeVar("RowT")
 
 
 def link_next(request: Request, response: Response, cursor: str | None) -> None:
@@ -67,3 +71,42 @@ class Cursors:
         asked = json.dumps([str(part) for part in question]).encode()
         message = len(asked).to_bytes(4, "big") + asked + body
         return hmac.digest(self._key, message, hashlib.sha256)[:_TAG_BYTES]
+
+
+class LatestFirst:
+    """One page of rows sorted by a time and then an id, the latest first.
+
+    Its statement compares the two with ``after_at`` and ``after_id``, null on the first page, and
+    asks for ``count`` rows: one more than are shown.
+    """
+
+    def __init__(self, cursors: Cursors, question: PageQuestion, asked: Sequence[object]) -> None:
+        """Begin where the question's cursor says.
+
+        Raises:
+            Problem: ``cursor.invalid``: altered, or made for another question than ``asked``.
+        """
+        self._cursors, self._asked, self._limit = cursors, asked, question.limit
+        after: Key = [] if question.cursor is None else cursors.read(question.cursor, asked)
+        after_at, after_id = after or (None, None)
+        #: What the statement is given.
+        self.parameters = {
+            "after_at": after_at,
+            "after_id": after_id,
+            "count": question.limit + 1,
+        }
+
+    def page(
+        self,
+        request: Request,
+        response: Response,
+        rows: Sequence[RowT],
+        key: Callable[[RowT], tuple[datetime, UUID]],
+    ) -> Page[RowT]:
+        """Return what the statement found as a page, which says where the next one is."""
+        shown, following = list(rows[: self._limit]), None
+        if len(rows) > self._limit:
+            at, identity = key(shown[-1])
+            following = self._cursors.write([at.isoformat(), str(identity)], self._asked)
+        link_next(request, response, following)
+        return Page(items=shown, next_cursor=following)

@@ -60,3 +60,13 @@ async def find_area(conn: Connection, scope: Scope, area: str) -> Place:
     if place is None:
         raise Problem("not_found")
     return place
+
+
+async def answers_for_city(conn: Connection, scope: Scope) -> bool:
+    """Return whether what a person sees is a whole city, or more."""
+    cursor = await conn.execute(
+        "SELECT parent IS NULL OR level = 'city' FROM area WHERE path = %s::text::ltree",
+        (scope.path,),
+    )
+    row = await cursor.fetchone()
+    return row is not None and bool(row[0])

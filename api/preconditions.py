@@ -34,3 +34,14 @@ def seen_version(if_match: str | None) -> int:
     if match is None:
         raise Problem("if_match.invalid")
     return int(match[1])
+
+
+def named_version(if_match: str | None) -> int | None:
+    """Return the version that was seen where one is named; None: whatever it is by now.
+
+    Raises:
+        Problem: ``if_match.invalid``.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    return seen_version(if_match)

@@ -107,6 +107,12 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
         "涉及生命安全的规则仅限全市管理员更改",
         "Rules on danger to life are changed by a city's admin alone",
     ),
+    "plan.life_safety": (
+        403,
+        "涉及生命安全的处置预案仅限全市管理员更改",
+        "Response plans for danger to life are changed by a city's admin alone",
+    ),
+    "plan.changed": (412, "该处置预案已被他人更改", "The plan was changed by someone else"),
     "rule.changed": (412, "该规则已被他人更改", "The rule was changed by someone else"),
     "alert.changed": (412, "该告警已被他人更改", "The alert was changed by someone else"),
     "case.changed": (412, "该警情已被他人更改", "The case was changed by someone else"),
@@ -214,6 +220,11 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "case.same": ("不能是该警情本身", "must be another case"),
     "case.duplicate": ("该警情本身是重复警情", "is a duplicate itself"),
     "case.elsewhere": ("须为同一社区的警情", "must be a case of the same community"),
+    "plan.rule": (
+        "不是会形成警情的规则或其开头",
+        "is no rule that makes cases, nor the beginning of one",
+    ),
+    "step.twice": ("步骤名重复", "names a step twice"),
     "person.unfit": (
         "须为负责该区域的在职民警或管理员",
         "must be an active officer or admin who has the area",

@@ -24,7 +24,7 @@ from api.errors import FieldError, Problem
 from api.idempotency import idempotent, writes
 from api.overview import Severity
 from api.people import Principal
-from api.places import find_area
+from api.places import answers_for_city, find_area
 from api.preconditions import seen_version
 from api.problems import ERRORS_MAX, invalid
 from api.state import Connection, consistent, services
@@ -412,12 +412,7 @@ async def _desk(conn: Connection, person: Principal, area: str) -> _Desk:
         {"path": place.path, "scope": person.path},
     )
     within: dict[str, str] = dict(await cursor.fetchall())
-    cursor = await conn.execute(
-        "SELECT parent IS NULL OR level = 'city' FROM area WHERE path = %s::text::ltree",
-        (person.path,),
-    )
-    row = await cursor.fetchone()
-    return _Desk(person, place.area, book, row is not None and row[0], within)
+    return _Desk(person, place.area, book, await answers_for_city(conn, person.scope), within)
 
 
 async def _detail(conn: Connection, desk: _Desk, rule: str) -> RuleDetail:

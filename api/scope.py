@@ -27,6 +27,11 @@ class Scope:
         """Rules whose alerts do not exist for this role."""
         return [DURESS] if self.role == "property" else []
 
+    @property
+    def sees_cases(self) -> bool:
+        """Whether cases, duress and other, exist for this role."""
+        return self.role != "property"
+
     def may_acknowledge(self, rule: str, kind: str) -> bool:
         """Whether this role may acknowledge, or put aside, alerts of ``rule`` on a device class."""
         return self.role != "property" or not is_police_matter(rule, kind)

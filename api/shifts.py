@@ -11,10 +11,10 @@ from pydantic import Field
 
 from api.answers import Answer, Instant, Page, PageQuestion, Question
 from api.errors import FieldError, Problem
-from api.idempotency import idempotent, writes
+from api.idempotency import afterwards, idempotent, writes
 from api.incidents import AreaId, Note, Officer
 from api.overview import Severity
-from api.paging import link_next
+from api.paging import LatestFirst
 from api.preconditions import parse_id
 from api.scope import Scope
 from api.state import Connection, services
@@ -80,9 +80,7 @@ async def list_shifts(
     """List hand-overs, the latest first."""
     parts = services(request)
     asked = ("shifts", person.path, person.role, question.waiting)
-    after_at, after_id = (
-        (None, None) if question.cursor is None else parts.cursors.read(question.cursor, asked)
-    )
+    pages = LatestFirst(parts.cursors, question, asked)
     statement = _ROW + sql.SQL(
         """
           AND (%(waiting)s::boolean IS NULL OR %(waiting)s = (s.accepted_at IS NULL))
@@ -101,17 +99,11 @@ async def list_shifts(
             {
                 "scope": person.path,
                 "waiting": question.waiting,
-                "after_at": after_at,
-                "after_id": after_id,
-                "count": question.limit + 1,
+                **pages.parameters,
             },
         )
         rows = await cursor.fetchall()
-    page, more = rows[: question.limit], len(rows) > question.limit
-    key = [page[-1].given_at.isoformat(), str(page[-1].id)] if more else []
-    following = parts.cursors.write(key, asked) if more else None
-    link_next(request, response, following)
-    return Page(items=page, next_cursor=following)
+    return pages.page(request, response, rows, lambda row: (row.given_at, row.id))
 
 
 @router.post("/shifts", status_code=201)
@@ -153,12 +145,19 @@ async def accept_shift(shift: str, person: Officer, request: Request) -> Shift:
         if found.given_to != person.name:
             raise Problem("role.forbidden")
         try:
-            await stored.accept(conn, key, actor=person.name, now=parts.clock())
+            taken = await stored.accept(conn, key, actor=person.name, now=parts.clock())
         except desk.Done:
             raise Problem("shift.accepted") from None
         except (desk.Missing, desk.Unfit):
             raise Problem("not_found") from None
-        return await _find(conn, person.scope, key)
+        accepted = await _find(conn, person.scope, key)
+
+    def tell() -> None:
+        for case in taken:
+            parts.hub.tell_case(case)
+
+    afterwards(request, tell)
+    return accepted
 
 
 async def _find(conn: Connection, scope: Scope, shift: UUID) -> Shift:

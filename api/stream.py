@@ -13,7 +13,8 @@ from starlette.types import Scope as AsgiScope
 
 from api.answers import Question
 from api.auth import Allow
-from api.live import Hub, Viewer
+from api.live import Hub
+from api.live_channels import Viewer
 from api.people import Principal
 from api.places import find_area
 from api.scope import ROLES
@@ -76,6 +77,7 @@ async def watch_area(
 ) -> LiveStream:
     """Watch an area: ``snapshot``, then ``delta``, ``overview``, ``ping``, and ``reset``.
 
+    Cases are told to the police and admins; to property managers ``cases`` is always empty.
     ``id`` is the cursor; ``Last-Event-ID`` resumes where it is still known, else a snapshot comes.
     After ``reset`` begin anew. At most ten streams a person.
     """

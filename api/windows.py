@@ -27,10 +27,10 @@ from api.answers import (
 from api.auth import Allow, Person
 from api.errors import FieldError, Problem
 from api.idempotency import idempotent, writes
-from api.paging import link_next
+from api.paging import LatestFirst
 from api.people import Principal
 from api.places import find_area
-from api.preconditions import parse_id, seen_version
+from api.preconditions import named_version, parse_id, seen_version
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest.store import windows as stored
@@ -162,9 +162,7 @@ async def list_windows(
         check_range(question.from_, question.to)
     filters = question.model_dump(exclude={"limit", "cursor"})
     asked = ("windows", person.path, *filters.values())
-    after_at, after_id = (
-        (None, None) if question.cursor is None else parts.cursors.read(question.cursor, asked)
-    )
+    pages = LatestFirst(parts.cursors, question, asked)
     statement = sql.SQL(
         """
         SELECT w.id, w.area, w.gateway, w.device, w.inherited, w.phase, w.begins_at, w.ends_at,
@@ -194,17 +192,11 @@ async def list_windows(
                 | _sight(person.scope, parts.clock())
                 | {
                     "area": area.path,
-                    "after_at": after_at,
-                    "after_id": after_id,
-                    "count": question.limit + 1,
+                    **pages.parameters,
                 },
             )
             rows = await cursor.fetchall()
-    page, more = rows[: question.limit], len(rows) > question.limit
-    key = [page[-1].begins_at.isoformat(), str(page[-1].id)] if more else []
-    following = parts.cursors.write(key, asked) if more else None
-    link_next(request, response, following)
-    return Page(items=page, next_cursor=following)
+    return pages.page(request, response, rows, lambda row: (row.begins_at, row.id))
 
 
 @router.post("/windows", status_code=201)
@@ -309,7 +301,7 @@ async def cancel_window(
     With ``annul`` all of its time counts again, which also an admin may want of one that is over.
     """
     parts = services(request)
-    expected = None if if_match is None else seen_version(if_match)
+    expected = named_version(if_match)
     _check_right(person, afterwards=cancellation.afterwards)
     async with writes(request) as conn:
         found = await _own(conn, person.scope, window, parts.clock())

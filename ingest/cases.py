@@ -138,16 +138,33 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What the alerts of a case add up to, where not all of them are at hand.
+
+    A further alert can only add to it; what takes something away needs them all.
+    """
+
+    nature: Nature
+    area: str
+    first_at: datetime
+    last_at: datetime
+    aborted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One case; its flags are orthogonal.
 
     Attributes:
+        signals: All of its alerts; with ``rest`` the leading one, and those that an alert which may
+            join is near to.
         outcome: Why it is closed.
         duplicate_of: The case that tells of the same, where that is the outcome.
         merged_into: The case that took over its alerts; it is closed for ever.
         assignee: Who works on it.
         severity_set: By a person; None: the worst of its alerts.
         pinned: The alert that its record stands for, and so cannot leave.
+        rest: What all of them add up to; None: ``signals`` are all.
     """
 
     signals: tuple[Signal, ...]
@@ -159,11 +176,14 @@ class Case:
     severity_set: Severity | None = None
     pinned: UUID | None = None
     version: int = 1
+    rest: Outline | None = None
 
     @property
     def nature(self) -> Nature:
         """The worst nature among its alerts."""
         found = {_nature(signal.rule) for signal in self.signals}
+        if self.rest is not None:
+            found.add(self.rest.nature)
         for nature in NATURES:
             if nature in found:
                 return nature
@@ -193,22 +213,27 @@ class Case:
     def area(self) -> str:
         """The cell of all its alerts, or else their community."""
         areas = {signal.area for signal in self.signals}
+        if self.rest is not None:
+            areas.add(self.rest.area)
         return areas.pop() if len(areas) == 1 else self.community
 
     @property
     def first_at(self) -> datetime:
         """When the first of its alerts was raised."""
-        return min(signal.raised_at for signal in self.signals)
+        at = min(signal.raised_at for signal in self.signals)
+        return at if self.rest is None else min(at, self.rest.first_at)
 
     @property
     def last_at(self) -> datetime:
         """When one of its alerts was raised last."""
-        return max(signal.last_at for signal in self.signals)
+        at = max(signal.last_at for signal in self.signals)
+        return at if self.rest is None else max(at, self.rest.last_at)
 
     @property
     def aborted(self) -> bool:
         """Whether a valid code was entered after one of its alerts, freely or not."""
-        return any(signal.aborted_at is not None for signal in self.signals)
+        found = any(signal.aborted_at is not None for signal in self.signals)
+        return found or (self.rest is not None and self.rest.aborted)
 
 
 def part_of(rule: str) -> Part | None:

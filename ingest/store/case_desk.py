@@ -34,9 +34,10 @@ from ingest.cases import (
     check_merge,
 )
 from ingest.indicators.security import Category, Disposition
-from ingest.store import alerts
+from ingest.response_plans import fitting
+from ingest.store import alerts, response_plans
 from ingest.store import incidents as records
-from ingest.store.cases import INSERT, TELL, columns, entry, load, opened, save
+from ingest.store.case_rows import INSERT, TELL, columns, entry, load, opened, save
 
 _ROLES: Final = ["police", "admin"]
 
@@ -131,14 +132,18 @@ async def do_step(conn: AsyncConnection, case: UUID, sight: Sight, action: DoSte
     """Note that a step of the response plan was done.
 
     Raises:
-        Missing: Also of ``step``: the plan in force has none of that name.
+        Missing: Also of ``step``: the plan that it began with has none of that name.
         Done: It was done before.
         Stale, ingest.cases.Refused: As for `confirm`.
     """
     async with conn.transaction():
         cases = await _locked(conn, [case], sight)
-        steps = await plan(conn, cases[case].severity, cases[case].leading.rule)
-        if action.step not in {step["step"] for step in steps}:
+        found = fitting(
+            await response_plans.of_case(conn, case),
+            cases[case].severity,
+            cases[case].leading.rule,
+        )
+        if found is None or action.step not in {one.step for one in found.steps}:
             raise Missing("step")
         cursor = await conn.execute(
             """
@@ -151,21 +156,6 @@ async def do_step(conn: AsyncConnection, case: UUID, sight: Sight, action: DoSte
         if cursor.rowcount == 0:
             raise Done
         await save(conn, case, cases[case], action, sight.now)
-
-
-async def plan(conn: AsyncConnection, severity: str, rule: str) -> list[dict[str, str]]:
-    """Return the steps of the response plan for a severity and a rule, in order."""
-    cursor = await conn.execute(
-        """
-        SELECT p.steps FROM response_plan AS p
-        WHERE p.severity = %s AND starts_with(%s, p.rule)
-        ORDER BY length(p.rule) DESC
-        LIMIT 1
-        """,
-        (severity, rule),
-    )
-    row = await cursor.fetchone()
-    return [] if row is None else row[0]
 
 
 async def assign(conn: AsyncConnection, case: UUID, sight: Sight, action: Assign) -> None:

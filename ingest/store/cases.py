@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases in the database: made of alerts within the ingest transaction, and how a case is kept.
+"""Cases in the database: made of alerts within the ingest transaction, moved by their records.
 
-What people do with cases is `ingest.store.case_desk`. Locks are taken in one order everywhere:
+How a case is kept is in `ingest.store.case_rows`, what people do with cases in
+`ingest.store.case_desk`. Locks are taken in one order everywhere:
 alerts, a community's lock (ingest alone), records, cases by id, days.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 from uuid import UUID
 
 from psycopg import AsyncConnection, Connection, sql
-from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from edge_agent.kinds.alarm import AlarmEvent
@@ -27,51 +26,66 @@ from ingest.cases import (
     REACH_MAX,
     THREAT_MAX,
     Abort,
-    Action,
     AlreadyDone,
-    Assign,
     Case,
     Close,
     Confirm,
-    Done,
-    DoStep,
     Join,
-    MergeInto,
-    Note,
     Outcome,
-    Rate,
+    Outline,
     Reason,
     Reopen,
     Signal,
-    SplitOff,
-    Take,
     Threaten,
     apply,
     belongs,
-    done,
     part_of,
 )
 from ingest.indicators.security import Disposition
+from ingest.store.case_rows import (
+    BY_ID,
+    CASE,
+    INSERT,
+    SAVE,
+    SIGNAL,
+    SIGNALS,
+    TELL,
+    columns,
+    entry,
+    make,
+    opened,
+    save,
+    signals_of,
+)
 
 if TYPE_CHECKING:
     from ingest.store.alerts import Change
     from ingest.store.devices import Device
 
-# As `make` takes them. The record's alert cannot leave the case.
-CASE: Final = sql.SQL("""
-    c.id, c.state, c.outcome, c.duplicate_of, c.merged_into, c.assignee, c.severity_set,
-    (SELECT i.alert FROM incident AS i WHERE i.id = c.incident) AS pinned, c.version
-""")
+_OUTLINE_COLUMNS: Final = 6
+# What more `_at_hand` takes: how severe it is, and an `Outline`.
+_OUTLINED: Final = sql.SQL("{}, c.rank, c.nature, c.area, c.first_at, c.last_at, c.aborted").format(
+    CASE
+)
 _NEAR: Final = sql.SQL(
     """
     SELECT {case}
     FROM alert_case AS c
-    WHERE c.community = ANY (%s) AND c.state <> 'closed'
-      AND c.last_at >= %s AND c.first_at <= %s
+    WHERE c.community = %(community)s AND c.state <> 'closed'
+      AND c.last_at >= %(since)s AND c.first_at <= %(until)s
     ORDER BY c.id
     FOR UPDATE OF c
     """
-).format(case=CASE)
+).format(case=_OUTLINED)
+_OF_ALERT: Final = sql.SQL(
+    """
+    SELECT {case}
+    FROM case_alert AS m
+    JOIN alert_case AS c ON c.id = m.case_id
+    WHERE m.alert = %(alert)s
+    FOR UPDATE OF c
+    """
+).format(case=_OUTLINED)
 _OF_ALERTS: Final = sql.SQL(
     """
     SELECT m.alert, {case}
@@ -95,121 +109,29 @@ _OF_RECORD: Final = sql.SQL(
     FOR UPDATE OF c
     """
 ).format(case=CASE)
-_BY_ID: Final = sql.SQL(
-    "SELECT {case} FROM alert_case AS c WHERE c.id = ANY (%s) ORDER BY c.id FOR UPDATE OF c"
-).format(case=CASE)
-SIGNALS: Final[LiteralString] = """
-    SELECT m.case_id, t.id, t.rule, t.severity, t.community, t.area, t.gateway, t.device,
-           m.raised_at, greatest(t.last_raised_at, m.raised_at), m.aborted_at, m.under_threat
-    FROM case_alert AS m
-    JOIN alert AS t ON t.id = m.alert
-    WHERE m.case_id = ANY (%s)
+# Of each case the leading alert, one at the same place of each sort, and the alert itself: as many
+# rows whether it has ten alerts or a thousand.
+_AT_HAND: Final = sql.SQL("""
+    {}
+    WHERE (m.case_id, m.alert) IN (
+        SELECT c.id, one.alert
+        FROM alert_case AS c
+        CROSS JOIN LATERAL (
+            (SELECT n.alert FROM case_alert AS n
+             WHERE n.case_id = c.id AND n.device = %(device)s LIMIT 1)
+            UNION ALL
+            (SELECT n.alert FROM case_alert AS n
+             WHERE n.case_id = c.id AND n.area = %(area)s AND n.area <> %(community)s LIMIT 1)
+            UNION ALL
+            (SELECT n.alert FROM case_alert AS n
+             WHERE n.case_id = c.id AND n.gateway = %(gateway)s LIMIT 1)
+            UNION ALL
+            VALUES (c.led_by), (%(alert)s::uuid)
+        ) AS one
+        WHERE c.id = ANY (%(cases)s)
+    )
     ORDER BY m.joined_at, m.alert
-"""
-SAVE: Final[LiteralString] = """
-    UPDATE alert_case
-    SET area = %(area)s, nature = %(nature)s, rule = %(rule)s, severity = %(severity)s,
-        severity_set = %(severity_set)s, aborted = %(aborted)s, state = %(state)s,
-        outcome = %(outcome)s, duplicate_of = %(duplicate_of)s, merged_into = %(merged_into)s,
-        assignee = %(assignee)s, first_at = %(first_at)s, last_at = %(last_at)s,
-        changed_at = %(now)s, version = %(version)s
-    WHERE id = %(id)s
-"""
-INSERT: Final[LiteralString] = """
-    INSERT INTO alert_case (id, alert, community, area, nature, rule, severity, aborted, split_from,
-                            first_at, last_at, opened_at, changed_at)
-    VALUES (%(id)s, %(alert)s, %(community)s, %(area)s, %(nature)s, %(rule)s, %(severity)s,
-            %(aborted)s, %(split_from)s, %(first_at)s, %(last_at)s, %(now)s, %(now)s)
-"""
-TELL: Final[LiteralString] = """
-    INSERT INTO case_history (case_id, at, actor, action, reason, note, params, version)
-    VALUES (%(id)s, %(at)s, %(actor)s, %(action)s, %(reason)s, %(note)s, %(params)s, %(version)s)
-"""
-
-
-def make(rows: Iterable[Sequence[Any]], signals: Iterable[Sequence[Any]]) -> dict[UUID, Case]:
-    """Return cases by id, from rows of `CASE` and of `SIGNALS`."""
-    of: defaultdict[UUID, list[Signal]] = defaultdict(list)
-    for case, *signal in signals:
-        of[case].append(Signal(*signal))
-    return {case: Case(tuple(of[case]), *flags) for case, *flags in rows}
-
-
-def columns(case: UUID, after: Case, now: datetime) -> dict[str, Any]:
-    """Return what `SAVE` and `INSERT` write."""
-    return {
-        "id": case,
-        "community": after.community,
-        "area": after.area,
-        "nature": after.nature,
-        "rule": after.leading.rule,
-        "severity": after.severity,
-        "severity_set": after.severity_set,
-        "aborted": after.aborted,
-        "state": after.state,
-        "outcome": after.outcome,
-        "duplicate_of": after.duplicate_of,
-        "merged_into": after.merged_into,
-        "assignee": after.assignee,
-        "first_at": after.first_at,
-        "last_at": after.last_at,
-        "version": after.version,
-        "now": now,
-    }
-
-
-def opened(signals: Sequence[Signal]) -> Case:
-    """Return a new case."""
-    return Case(tuple(signals))
-
-
-def entry(
-    case: UUID,
-    action: Action,
-    version: int,
-    *,
-    name: Done | None = None,
-    before: Case | None = None,
-) -> dict[str, Any]:
-    """Return a line of the history: who did what, why, and what goes with it."""
-    actor, reason, note = "rule", "", None
-    params: dict[str, Any] = {}
-    match action:
-        case Join(_, signal, reason):
-            params = {"alert": str(signal.alert)}
-        case Abort(_, alert):
-            reason, params = "aborted_by_code", {"alert": str(alert)}
-        case Threaten(_, alert):
-            reason, params = "duress", {"alert": str(alert)}
-        case Note(_, actor, note):
-            reason = "person_noted"
-        case DoStep(_, actor, step, note):
-            reason, params = "response_plan", {"step": step}
-        case Confirm(_, actor, reason) | Reopen(_, actor, reason):
-            pass
-        case Close(_, actor, reason, outcome, of):
-            params = {"outcome": outcome} | ({} if of is None else {"of": str(of)})
-        case Assign(_, actor, reason, to):
-            params = {"from": None if before is None else before.assignee, "to": to}
-        case Rate(_, actor, reason, severity):
-            params = {"from": None if before is None else before.severity, "to": severity}
-        case Take(_, actor, reason, source, signals):
-            params = {"case": str(source), "alerts": [str(one.alert) for one in signals]}
-        case MergeInto(_, actor, reason, into):
-            params = {"case": str(into)}
-        case SplitOff(_, actor, reason, alerts):
-            params = {"alerts": sorted(map(str, alerts))}
-    return {
-        "id": case,
-        "at": action.at,
-        "actor": actor,
-        "action": name or done(action),
-        "reason": reason,
-        "note": note,
-        "params": Jsonb(params),
-        "version": version,
-    }
-
+""").format(SIGNAL)
 
 # -- from alerts, within the ingest transaction
 
@@ -234,9 +156,8 @@ def attach(conn: Connection, raised: Sequence[tuple[UUID, Change]], now: datetim
         return
     _lock_communities(conn, {change.subject.community for _, change in told})
     for alert, change in told:
-        signal = _signal(alert, change)
         # Each by itself: what the one before it did to a case may bring that one near.
-        _attach(conn, _near(conn, [signal]), signal, now)
+        _attach(conn, _signal(alert, change), now)
         if change.rule.id == DURESS:
             _threaten(conn, change.subject.gateway, change.decision.at, now)
 
@@ -292,12 +213,13 @@ def _signal(alert: UUID, change: Change) -> Signal:
     )  # fmt: skip
 
 
-def _attach(conn: Connection, known: dict[UUID, Case], signal: Signal, now: datetime) -> None:
-    """Let an alert join a case; ``known`` are those it could join, and are kept up to date."""
-    members, _ = _of_alerts(conn, "t.id = %s", (signal.alert,))
-    for key, before in members.items():
-        known[key] = _again(conn, key, before, signal, now)
+def _attach(conn: Connection, signal: Signal, now: datetime) -> None:
+    """Let an alert join the case it belongs to, or open one; in its case it was raised again."""
+    member = _member(conn, signal)
+    if member is not None:
+        _again(conn, *member, signal, now)
         return
+    known = _near(conn, signal)
     found: list[tuple[bool, timedelta, UUID, Reason]] = [
         (reason == "same_gateway", abs(case.last_at - signal.raised_at), key, reason)
         for key, case in known.items()
@@ -306,23 +228,26 @@ def _attach(conn: Connection, known: dict[UUID, Case], signal: Signal, now: date
     if found:
         _, _, key, reason = min(found)
         _insert_member(conn, key, signal, reason, now)
-        known[key] = _move(conn, key, known[key], Join(signal.raised_at, signal, reason), now)
+        _move(conn, key, known[key], Join(signal.raised_at, signal, reason), now)
         return
     part = part_of(signal.rule)
     if part is not None and part.opens and not _is_quiet(conn, signal.alert):
-        known |= _open(conn, signal, now)
+        _open(conn, signal, now)
 
 
-def _again(conn: Connection, key: UUID, before: Case, signal: Signal, now: datetime) -> Case:
+def _again(conn: Connection, key: UUID, before: Case, signal: Signal, now: datetime) -> None:
     """Note that an alert of the case was raised again; what was aborted before stands anew."""
+    known = next(one for one in before.signals if one.alert == signal.alert)
+    aborted = known.aborted_at is not None and signal.raised_at > known.aborted_at
+    if aborted or known.severity != signal.severity:
+        # It may count for less than before: what the case is then, all of its alerts say.
+        before = _made(conn, conn.execute(BY_ID, ([key],)).fetchall())[key]
     if before.state == "closed":
         # Closed while this was on its way: nothing is swallowed by what was found before it.
         reopen = Reopen(now, "rule", "raised_again")
         after = apply(before, reopen)
         conn.execute(TELL, entry(key, reopen, after.version))
         before = after
-    known = next(one for one in before.signals if one.alert == signal.alert)
-    aborted = known.aborted_at is not None and signal.raised_at > known.aborted_at
     renewed = replace(
         known,
         severity=signal.severity,
@@ -335,21 +260,20 @@ def _again(conn: Connection, key: UUID, before: Case, signal: Signal, now: datet
         # Nothing that an officer would have to look at before settling it.
         after = replace(after, version=before.version)
         conn.execute(SAVE, columns(key, after, now))
-        return after
+        return
     conn.execute(
         "UPDATE case_alert SET aborted_at = NULL, under_threat = false WHERE alert = %s AND %s",
         (signal.alert, aborted),
     )
-    return _move(conn, key, before, Join(signal.raised_at, renewed, "raised_again"), now)
+    _move(conn, key, before, Join(signal.raised_at, renewed, "raised_again"), now)
 
 
-def _open(conn: Connection, signal: Signal, now: datetime) -> dict[UUID, Case]:
+def _open(conn: Connection, signal: Signal, now: datetime) -> None:
     made, case = uuid7(), opened([signal])
     conn.execute(INSERT, columns(made, case, now) | {"alert": signal.alert, "split_from": None})
     _insert_member(conn, made, signal, "opened", now)
     told = entry(made, Join(signal.raised_at, signal, "raised_again"), 1, name="opened")
     conn.execute(TELL, told | {"reason": "alert_raised"})
-    return {made: case}
 
 
 def _insert_member(
@@ -357,24 +281,70 @@ def _insert_member(
 ) -> None:
     conn.execute(
         """
-        INSERT INTO case_alert (alert, case_id, raised_at, joined_at, reason)
-        VALUES (%s, %s, %s, %s, %s)
+        INSERT INTO case_alert (alert, case_id, raised_at, joined_at, reason, gateway, area, device)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
         """,
-        (signal.alert, case, signal.raised_at, now, reason),
-    )
+        (
+            signal.alert, case, signal.raised_at, now, reason, signal.gateway, signal.area,
+            signal.device,
+        ),
+    )  # fmt: skip
 
 
-def _near(conn: Connection, signals: Sequence[Signal]) -> dict[UUID, Case]:
-    """Lock and return the cases that alerts could belong to, as far as time and place go."""
+def _member(conn: Connection, signal: Signal) -> tuple[UUID, Case] | None:
+    """Lock and return the case that an alert is in; None: it is in none.
+
+    What a person moved to another case while the lock was waited for is looked for there.
+    """
+    while True:
+        rows = conn.execute(_OF_ALERT, {"alert": signal.alert}).fetchall()
+        found = _at_hand(conn, rows, signal)
+        if not found:
+            return None
+        ((key, case),) = found.items()
+        if any(one.alert == signal.alert for one in case.signals):
+            return key, case
+
+
+def _near(conn: Connection, signal: Signal) -> dict[UUID, Case]:
+    """Lock and return the cases that an alert could belong to, as far as time and place go."""
     rows = conn.execute(
         _NEAR,
-        (
-            [one.community for one in signals],
-            min(one.raised_at for one in signals) - REACH_MAX,
-            max(one.raised_at for one in signals) + REACH_MAX,
-        ),
+        {
+            "community": signal.community,
+            "since": signal.raised_at - REACH_MAX,
+            "until": signal.raised_at + REACH_MAX,
+        },
     ).fetchall()
-    return _made(conn, rows)
+    return _at_hand(conn, rows, signal)
+
+
+def _at_hand(conn: Connection, rows: Sequence[Sequence[Any]], signal: Signal) -> dict[UUID, Case]:
+    """Return cases, of `_OUTLINED`, with those of their alerts that matter to one that may join."""
+    if not rows:
+        return {}
+    cursor = conn.execute(
+        _AT_HAND,
+        {
+            "cases": [row[0] for row in rows],
+            "alert": signal.alert,
+            "device": signal.device,
+            "area": signal.area,
+            "community": signal.community,
+            "gateway": signal.gateway,
+        },
+    )
+    found: dict[UUID, Case] = {}
+    changed: list[Sequence[Any]] = []
+    plain = [row[:-_OUTLINE_COLUMNS] for row in rows]
+    for (key, case), row in zip(make(plain, cursor).items(), rows, strict=True):
+        rank, *outline = row[-_OUTLINE_COLUMNS:]
+        if case.rank > rank:
+            # Its worst alert is not that bad any more: another may be.
+            changed.append(row[:-_OUTLINE_COLUMNS])
+        else:
+            found[key] = replace(case, rest=Outline(*outline))
+    return found | _made(conn, changed)
 
 
 def _of_alerts(
@@ -493,7 +463,7 @@ async def follow(
     rows = await cursor.fetchall()
     if not rows:
         return
-    ((key, before),) = make(rows, await _signals(conn, [rows[0][0]])).items()
+    ((key, before),) = make(rows, await signals_of(conn, [rows[0][0]])).items()
     await conn.execute("UPDATE alert_case SET incident = %s WHERE id = %s", (incident, key))
     action = _following(before, disposition, actor, reason, now)
     if action is None or before.merged_into is not None:
@@ -514,33 +484,3 @@ def _following(
     if before.outcome is not None and DISPOSITIONS[before.outcome] == disposition:
         return None
     return Close(now, actor, reason, _OUTCOMES[disposition])
-
-
-async def _signals(conn: AsyncConnection, cases: Sequence[UUID]) -> list[Any]:
-    cursor = await conn.execute(SIGNALS, (list(cases),))
-    return await cursor.fetchall()
-
-
-async def load(conn: AsyncConnection, cases: Sequence[UUID]) -> dict[UUID, Case]:
-    """Lock cases in the order of their ids, and return those that there are."""
-    cursor = await conn.execute(
-        _BY_ID,
-        (list(cases),),
-    )
-    rows = await cursor.fetchall()
-    return make(rows, await _signals(conn, cases))
-
-
-async def save(
-    conn: AsyncConnection, key: UUID, before: Case, action: Action, now: datetime
-) -> Case:
-    """Move a case that is locked, and tell its history; return it after that.
-
-    Raises:
-        AlreadyDone: It is already so.
-        ingest.cases.Refused: A rule forbids it.
-    """
-    after = apply(before, action)
-    await conn.execute(SAVE, columns(key, after, now))
-    await conn.execute(TELL, entry(key, action, after.version, before=before))
-    return after

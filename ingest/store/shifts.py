@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from ingest.cases import Assign
 from ingest.store.case_desk import Done, Missing, Unfit, is_fit
-from ingest.store.cases import load, save
+from ingest.store.case_rows import load, save
 
 
 async def hand_over(
@@ -69,8 +69,10 @@ async def hand_over(
     return made
 
 
-async def accept(conn: AsyncConnection, shift: UUID, *, actor: str, now: datetime) -> None:
+async def accept(conn: AsyncConnection, shift: UUID, *, actor: str, now: datetime) -> list[UUID]:
     """Take a shift over: the open cases of it that its giver still has are now the taker's.
+
+    Returns these cases.
 
     Raises:
         Missing: There is no such shift for this person.
@@ -94,8 +96,11 @@ async def accept(conn: AsyncConnection, shift: UUID, *, actor: str, now: datetim
             raise Done
         if not await is_fit(conn, actor, area):
             raise Unfit(actor)
+        taken: list[UUID] = []
         await conn.execute("UPDATE shift SET accepted_at = %s WHERE id = %s", (now, shift))
         for case, before in (await load(conn, [UUID(one["case"]) for one in listed])).items():
             if before.state == "open" and before.assignee == given_by:
                 take = Assign(now, actor, "shift_accepted", actor)
                 await save(conn, case, before, take, now)
+                taken.append(case)
+    return taken

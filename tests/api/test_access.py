@@ -51,6 +51,8 @@ def calls(community: str) -> list[Call]:
     return [
         Call("listRules", "GET", f"/areas/{community}/rules"),
         Call("getRule", "GET", f"/areas/{community}/rules/bin.full"),
+        Call("listResponsePlans", "GET", f"/areas/{community}/response-plans", roles=OFFICERS),
+        Call("getResponsePlan", "GET", f"/areas/{cell}/response-plans/minor/any", roles=OFFICERS),
         Call("getAreaOverview", "GET", f"/areas/{community}/overview"),
         Call("getAreaOverview", "GET", f"/areas/{cell}/overview"),
         Call("getAreaStates", "GET", f"/areas/{community}/states"),
@@ -137,6 +139,9 @@ UNSCOPED = {
     "deleteRule",
     "dryRunRule",
     "putRule",
+    # So by the plan: tests/api/test_response_plans.py.
+    "deleteResponsePlan",
+    "putResponsePlan",
     # One's own, or of a scope: tests/api/test_notifications.py.
     "getWishes",
     "changeWishes",

@@ -305,6 +305,8 @@ async def test_of_two_officers_the_second_learns_who_was_first(module_city: Api)
     first = "li" if answers[0].status_code == 200 else "root"
     assert (told["code"], told["actor"], told["version"]) == ("alert.changed", first, 2)
     assert told["at"] == rfc3339(NOW)
+    # Whatever it is by now, as where nothing is named.
+    assert (await act(made, "li", "note", **{"If-Match": "*"})).status_code == 200
 
 
 async def test_whoever_comes_late_is_told_who_did_the_same(module_city: Api) -> None:

@@ -6,112 +6,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import httpx2
 import psycopg
 import pytest
 
-from api.people import digest
 from deploy.services import Postgres
-from ingest.alerts import Raise
-from ingest.indicators import security
-from ingest.indicators.spans import day_span
 from ingest.indicators.tally import Key, Tally
-from ingest.kinds import DEFAULT_RULES
-from ingest.store import alerts
-from ingest.store import incidents as records
-from ingest.store.alerts import Change, Subject
-from tests.api.conftest import NOW, PEOPLE, Api, clone, dsn_of, running, session_token
+from tests.api.conftest import PEOPLE, Api, clone, dsn_of, running
+from tests.api.police import FALSE, LIST, SHIFTS, Desk
 from tests.api.test_problems import is_problem
 from tests.services import Broker
-
-LIST = "/api/v1/cases"
-SHIFTS = "/api/v1/shifts"
-RULES = {rule.id: rule for rule in DEFAULT_RULES}
-FALSE = {"outcome": "false_alarm", "reason": "a cat"}
-
-
-class Desk:
-    """The api over a city, alarms that ring in it, and officers who work."""
-
-    def __init__(self, api: Api) -> None:
-        self.api = api
-
-    def ring(
-        self, rule: str, minutes: float, *, device: str = "c01-alarm-001", cell: str = "g01"
-    ) -> str:
-        """Let a device say something, minutes before now; return the id of its case."""
-        at = NOW - timedelta(minutes=minutes)
-        community = device.partition("-")[0]
-        kind = device.split("-")[1]
-        subject = Subject(kind, f"gw-{community}-a", community, f"{community}-{cell}", device)
-        change = Change(RULES[rule], subject, Raise(at, "told"), at, uuid.uuid4().hex)
-        with psycopg.connect(self.api.dsn) as conn:
-            ((_, alert),) = alerts.write(conn, [change], at)
-            row = conn.execute("SELECT case_id FROM case_alert WHERE alert = %s", (alert,))
-            found = row.fetchone()
-        return "" if found is None else str(found[0])
-
-    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.api.dsn) as conn:
-            return conn.execute(query.encode(), parameters).fetchall()
-
-    def hire(self, name: str, role: str = "police", area: str = "c01") -> None:
-        with psycopg.connect(self.api.dsn) as conn:
-            conn.execute(
-                "INSERT INTO person (username, password_hash, role, area) VALUES (%s, '', %s, %s)",
-                (name, role, area),
-            )
-            conn.execute(
-                "INSERT INTO session VALUES (%s, %s, %s, %s, %s)",
-                (digest(session_token(name)), name, NOW, NOW, NOW + timedelta(hours=12)),
-            )
-
-    async def get(self, case: str, who: str = "li") -> dict[str, Any]:
-        answer = await self.api.client(who).get(f"{LIST}/{case}")
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    async def tab(self, tab: str, who: str = "li", more: str = "") -> list[str]:
-        answer = await self.api.client(who).get(f"{LIST}?tab={tab}{more}")
-        assert answer.status_code == 200, answer.text
-        return [item["id"] for item in answer.json()["items"]]
-
-    async def do(
-        self,
-        case: str,
-        action: str,
-        body: dict[str, Any],
-        *,
-        who: str = "li",
-        version: int | str | None = 1,
-    ) -> httpx2.Response:
-        headers = {} if version is None else {"If-Match": f'"{version}"'}
-        return await self.api.client(who).post(
-            f"{LIST}/{case}/{action}", json=body, headers=headers
-        )
-
-    async def ok(self, case: str, action: str, body: dict[str, Any], **more: Any) -> dict[str, Any]:
-        answer = await self.do(case, action, body, **more)
-        assert answer.status_code in (200, 201), answer.text
-        return answer.json()
-
-    def tally(self) -> dict[Key, Tally]:
-        """What the day's numbers are made of, of the day on which all of this is."""
-        day = NOW.astimezone(ZoneInfo("Asia/Shanghai")).date()
-        with psycopg.connect(self.api.dsn) as conn:
-            span = day_span(day, "Asia/Shanghai")
-            return security.tally(
-                records.cases(conn, "c01", span), records.alarms(conn, "c01", span)
-            )
-
-    def false_alarms(self) -> tuple[int, int, int]:
-        """Good (false), bad (real) and all alarms of the cell."""
-        found = self.tally()[Key("false-alarms", "c01-g01")]
-        return found.good, found.bad, found.total
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +82,8 @@ async def test_a_case_is_told_whole(desk: Desk) -> None:
         "nature": "crime", "rule": "gate.forced", "severity": "major", "state": "open",
         "area": "c01-g01",
     }  # fmt: skip
-    assert [(one["rule"], one["joined_by"]) for one in told["alerts"]] == [
-        ("gate.forced", "opened"), ("alarm.intrusion", "same_cell"),
+    assert [(one["rule"], one["rule_name"], one["joined_by"]) for one in told["alerts"]] == [
+        ("gate.forced", None, "opened"), ("alarm.intrusion", None, "same_cell"),
     ]  # fmt: skip
     assert [one["action"] for one in told["timeline"]] == ["opened", "joined"]
     assert [one["version"] for one in told["timeline"]] == [1, 2]
@@ -452,6 +359,7 @@ async def test_notes_stand_in_the_timeline(desk: Desk) -> None:
     case = desk.ring("alarm.intrusion", 10)
     told = await desk.ok(case, "notes", {"note": "门卫说没有人"})
     assert (told["timeline"][-1]["actor"], told["timeline"][-1]["note"]) == ("li", "门卫说没有人")
+    assert told["note_count"] == 1
     is_problem(await desk.do(case, "notes", {"note": " "}, version=2), 422, "request.invalid")
 
 
@@ -481,6 +389,27 @@ async def test_merged_the_other_is_over_and_its_record_a_duplicate(desk: Desk) -
             is_problem(answer, 409, "case.merged")
     answer = await desk.do(second, "assign", {"to": "li"}, version=merged["version"])
     is_problem(answer, 409, "case.merged")
+
+
+async def test_a_case_of_another_area_is_not_even_named(desk: Desk) -> None:
+    """A cell's case that went into one of the whole community, for who has the cell alone."""
+    wide = desk.ring("alarm.intrusion", 100)
+    desk.ring("gate.forced", 99, device="c01-gate-001", cell="g02")
+    near, copy = desk.ring("alarm.panic", 50), desk.ring("alarm.smoke", 10)
+    await desk.ok(near, "merge", {"into": wide, "into_version": 2, "reason": "one burglar"})
+    await desk.ok(copy, "close", {"outcome": "duplicate", "of": wide, "reason": "the same"})
+    for who, named in (("li", wide), ("chen", None)):
+        merged, told = await desk.get(near, who), await desk.get(copy, who)
+        assert (merged["merged_into"], merged["duplicate_of"]) == (named, named)
+        assert (told["duplicate_of"], told["outcome"]) == (named, "duplicate")
+        assert merged["timeline"][-1]["params"].get("case") == named
+        assert told["timeline"][-1]["params"].get("of") == named
+        listed = (await desk.api.client(who).get(f"{LIST}?tab=closed")).json()["items"]
+        assert {item["merged_into"] for item in listed} == {named, None}
+    split = {"alerts": [(await desk.get(wide))["alerts"][0]["id"]], "reason": "two"}
+    made = await desk.ok(wide, "split", split, version=3)
+    assert made["split_from"] == wide
+    assert (await desk.get(made["id"], "chen"))["split_from"] is None
 
 
 async def test_what_cannot_be_merged(desk: Desk) -> None:

@@ -18,13 +18,25 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from api import live
-from api.live import QUEUE_MAX, RESET, RING_BYTES_MAX, RING_MAX, STREAMS_MAX, Channel, Viewer
+from api.live import STREAMS_MAX
+from api.live_channels import (
+    QUEUE_MAX,
+    RESET,
+    RING_BYTES_MAX,
+    RING_MAX,
+    Channel,
+    Viewer,
+)
 from api.metrics import Metrics
 from api.people import Principal, digest
 from api.places import Place
 from api.scope import Scope
 from deploy.services import Postgres
 from edge_agent.messages import Live
+from ingest.alerts import Raise
+from ingest.kinds import DEFAULT_RULES
+from ingest.store import alerts
+from ingest.store.alerts import Change, Subject
 from tests.api.conftest import (
     ALERTS,
     NOW,
@@ -155,6 +167,26 @@ async def test_alert_is_told_and_duress_to_the_police_alone(server: Server, brok
         assert {alert["rule"] for alert in told.data["alerts"]} == {"alarm.panic", "alarm.duress"}
         told = await manager.next("delta")
         assert [alert["rule"] for alert in told.data["alerts"]] == ["alarm.panic"]
+
+
+async def test_a_case_is_told_with_the_message_of_its_alert(server: Server, broker: Broker) -> None:
+    """Ingest names the alert; the case that it opened in that transaction comes with it."""
+    async with AsyncExitStack() as stack:
+        manager = await _reader(stack, server, "wang", "c01")
+        officer = await _reader(stack, server, "li", "c01")
+        now = datetime.now(UTC)
+        subject = Subject("alarm", "gw-c01-a", "c01", "c01-g01", "c01-alarm-001")
+        panic = next(rule for rule in DEFAULT_RULES if rule.id == "alarm.panic")
+        change = Change(panic, subject, Raise(now, "told"), now, uuid.uuid4().hex)
+        with psycopg.connect(server.dsn) as conn:
+            ((_, alert),) = alerts.write(conn, [change], now)
+        await publish(broker, "c01", Live(at=now, alerts=(str(alert),)))
+        told = (await officer.next("delta")).data
+        assert [one["id"] for one in told["alerts"]] == [str(alert)]
+        assert [(one["rule"], one["state"]) for one in told["cases"]] == [("alarm.panic", "open")]
+        told = (await manager.next("delta")).data
+        assert [one["id"] for one in told["alerts"]] == [str(alert)]
+        assert (told["cases"], told["cases_gone"]) == ([], [])
 
 
 async def test_acknowledgement_is_told_to_others_at_once(server: Server) -> None:

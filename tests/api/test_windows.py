@@ -209,7 +209,8 @@ async def test_it_is_cut_short_by_whoever_saw_what_it_is(own_city: Api) -> None:
 async def test_called_off_it_ends_now_or_never_was_and_stays_to_be_seen(own_city: Api) -> None:
     soon = "2026-11-21T02:05:00Z"
     planned, current = await made(own_city), await made(own_city, begins_at=soon)
-    assert (await cancel(own_city, "wang", planned)).json()["phase"] == "annulled"
+    is_problem(await cancel(own_city, "wang", planned, "x"), 400, "if_match.invalid")
+    assert (await cancel(own_city, "wang", planned, "*")).json()["phase"] == "annulled"
     own_city.watch.now = NOW + HOUR / 6
     is_problem(await cancel(own_city, "wang", current, "7"), 412, "window.changed")
     answer = (await cancel(own_city, "wang", current, "1")).json()

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Self
 
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from deploy.services import Postgres
 from edge_agent.kinds.alarm import AlarmEvent, AlarmType, Phase
@@ -172,6 +172,86 @@ def test_a_transaction_that_dies_leaves_nothing(precinct: Precinct) -> None:
     ]
 
 
+class Counted(psycopg.Cursor[Any]):
+    """Counts statements, and the rows they return."""
+
+    statements = rows_read = 0
+
+    def execute(self, *told: Any, **more: Any) -> Self:
+        made = super().execute(*told, **more)
+        Counted.statements += 1
+        Counted.rows_read += max(self.rowcount, 0)
+        return made
+
+
+def test_an_alert_that_joins_costs_the_same_however_large_the_case_is(precinct: Precinct) -> None:
+    """What it reads of the case's alerts, and in how many statements."""
+    precinct.ring(("c01-gate-g01", "gate.forced", 0))
+    costs: list[tuple[int, int, int]] = []
+    # As in a large table: of a few rows PostgreSQL would rather read all.
+    precinct.conn.execute("SET enable_seqscan = off")
+    precinct.conn.execute("SET enable_bitmapscan = off")
+    for size in (20, 200):
+        _grow(precinct, size)
+        precinct.conn.execute("ANALYZE case_alert, alert, alert_case")
+        change = precinct.change("c01-alarm-g01", "alarm.tamper", 1)
+        with precinct.conn.transaction(force_rollback=True):
+            ((_, alert),) = alerts.write(precinct.conn, [change], at(1))
+            again = precinct.change("c01-alarm-g01", "alarm.tamper", 2)
+            Counted.statements = Counted.rows_read = 0
+            precinct.conn.cursor_factory = Counted
+            before = _read(precinct)
+            cases.attach(precinct.conn, [(alert, again)], at(2))
+            precinct.conn.execute("DELETE FROM case_alert WHERE alert = %s", (alert,))
+            cases.attach(precinct.conn, [(alert, again)], at(2))
+            costs.append((Counted.statements, Counted.rows_read, _read(precinct) - before))
+            precinct.conn.cursor_factory = psycopg.Cursor
+    assert costs[0] == costs[1]
+    assert costs[0][1] < 40
+
+
+def _grow(precinct: Precinct, size: int) -> None:
+    """Let the only case have alerts of as many devices of its cell."""
+    case = precinct.case()
+    precinct.conn.execute(
+        """
+        WITH made AS (
+            INSERT INTO alert (id, rule, severity, kind, gateway, community, area, active, standing,
+                               raised_at, last_raised_at, received_at, changed_at)
+            SELECT gen_random_uuid(), 'alarm.intrusion', 'major', 'alarm', 'gw-c01-a', 'c01',
+                   'c01-g01', true, 1, %(at)s, %(at)s, %(at)s, %(at)s
+            FROM generate_series((SELECT count(*) FROM case_alert) + 1, %(size)s)
+            RETURNING id, gateway, area
+        )
+        INSERT INTO case_alert (alert, case_id, raised_at, joined_at, reason, gateway, area)
+        SELECT id, %(case)s, %(at)s, %(at)s, 'same_cell', gateway, area FROM made
+        """,
+        {"at": at(0.5), "size": size, "case": case},
+    )
+
+
+def _read(precinct: Precinct) -> int:
+    """How many rows of alerts in cases this transaction has read."""
+    ((read,),) = precinct.rows(
+        """
+        SELECT sum(pg_stat_get_xact_tuples_returned(i.indexrelid))::int
+               + pg_stat_get_xact_tuples_returned('case_alert'::regclass)
+        FROM pg_index AS i WHERE i.indrelid = 'case_alert'::regclass
+        """
+    )
+    return read
+
+
+def test_the_worst_alert_that_becomes_less_bad_leaves_the_next(precinct: Precinct) -> None:
+    """However its severity came down, what is left counts: all alerts of the case are asked."""
+    precinct.ring(("c01-alarm-g01", "alarm.panic", 0), ("c01-alarm-g02", "alarm.intrusion", 1))
+    precinct.rows("UPDATE alert SET severity = 'minor' WHERE rule = 'alarm.panic' RETURNING id")
+    precinct.ring(("c01-gate-g01", "gate.held_open", 2))
+    assert precinct.rows("SELECT severity, rule, rank FROM alert_case") == [
+        ("major", "alarm.intrusion", 1)
+    ]
+
+
 def test_what_is_closed_while_an_alarm_is_on_its_way_swallows_nothing(precinct: Precinct) -> None:
     precinct.ring(("c01-gate-g01", "gate.forced", 0))
     precinct.rows("UPDATE alert_case SET state = 'closed', outcome = 'test' RETURNING id")
@@ -184,30 +264,11 @@ def test_what_is_closed_while_an_alarm_is_on_its_way_swallows_nothing(precinct: 
     assert precinct.rows("SELECT version, last_at FROM alert_case") == [(2, at(1))]
 
 
-def test_every_severity_has_a_plan_in_both_languages(precinct: Precinct) -> None:
-    plans = precinct.rows("SELECT severity, rule, steps FROM response_plan")
-    assert {severity for severity, rule, _ in plans if rule == ""} == {
-        "critical", "major", "minor", "info",
-    }  # fmt: skip
-    for _, _, steps in plans:
-        assert len({step["step"] for step in steps}) == len(steps)
-        for step in steps:
-            assert step.keys() == {"step", "zh-CN", "en"}
-            assert all(step.values())
-
-
 @pytest.mark.parametrize("statement", ["DELETE FROM", "TRUNCATE"])
 def test_history_is_kept(precinct: Precinct, statement: str) -> None:
     precinct.ring(("c01-gate-g01", "gate.forced", 0))
     with pytest.raises(psycopg.errors.RestrictViolation):
         precinct.conn.execute(f"{statement} case_history".encode())
-
-
-def test_a_plan_without_steps_is_none(precinct: Precinct) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation):
-        precinct.conn.execute(
-            "INSERT INTO response_plan VALUES ('info', 'alarm.water', %s)", (Jsonb([]),)
-        )
 
 
 def test_alarms_nobody_settled_become_cases_with_the_upgrade(
@@ -247,10 +308,17 @@ def test_alarms_nobody_settled_become_cases_with_the_upgrade(
             )
     migrate(dsn)
     with psycopg.connect(dsn) as conn:
-        assert sorted(Precinct(dsn, conn).cases()) == [
+        precinct = Precinct(dsn, conn)
+        assert sorted(precinct.cases()) == [
             ("duress", "critical", "open", "c01", ["alarm.duress"]),
             ("fire", "major", "open", "c01", ["alarm.smoke"]),
         ]
+        assert precinct.rows(
+            """
+            SELECT c.rule, c.rank, c.led_by = c.alert, m.area, m.gateway
+            FROM alert_case AS c JOIN case_alert AS m ON m.case_id = c.id ORDER BY 1
+            """
+        ) == [("alarm.duress", 0, True, "c01", "gw"), ("alarm.smoke", 1, True, "c01", "gw")]
 
 
 # -- codes, told on the event lane

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -27,6 +27,7 @@ from ingest.cases import (
     MergeInto,
     Note,
     Outcome,
+    Outline,
     Rate,
     Refused,
     Reopen,
@@ -147,6 +148,54 @@ class TestBelongs:
         part = part_of("alarm.glass_break")
         assert part is not None
         assert (part.nature, part.opens) == ("crime", True)
+
+
+_SIGNALS = st.builds(
+    signal,
+    st.sampled_from(["alarm.intrusion", "alarm.panic", "gate.forced", "alarm.tamper"]),
+    st.floats(0, 20),
+    area=st.sampled_from(["c01", "c01-g01", "c01-g02"]),
+    gateway=st.sampled_from(["gw-a", "gw-b"]),
+    device=st.sampled_from(["d-1", "d-2", "d-3"]),
+    severity=st.sampled_from(SEVERITIES),
+).flatmap(
+    lambda one: st.builds(
+        replace,
+        st.just(one),
+        aborted_at=st.sampled_from([None, at(30)]),
+        under_threat=st.booleans(),
+    )
+)
+
+
+def in_short(case: Case, joining: Signal) -> Case:
+    """The case as ingest has it at hand for an alert that may join."""
+    near = (
+        [one for one in case.signals if one.device == joining.device][:1],
+        [one for one in case.signals if one.area == joining.area != one.community][:1],
+        [one for one in case.signals if one.gateway == joining.gateway][:1],
+    )
+    rest = Outline(case.nature, case.area, case.first_at, case.last_at, case.aborted)
+    kept = {one.alert: one for found in (*near, [case.leading]) for one in found}
+    return replace(case, signals=tuple(kept.values()), rest=rest)
+
+
+@given(
+    st.lists(_SIGNALS, min_size=1, max_size=12),
+    _SIGNALS,
+    st.sampled_from([None, *SEVERITIES]),
+)
+def test_a_case_in_short_decides_as_the_whole_one_does(
+    signals: list[Signal], joining: Signal, severity_set: Severity | None
+) -> None:
+    whole = Case(tuple(signals), severity_set=severity_set)
+    short = in_short(whole, joining)
+    assert belongs(short, joining) == belongs(whole, joining)
+    join = Join(joining.raised_at, joining, "same_cell")
+    for one, other in ((short, whole), (apply(short, join), apply(whole, join))):
+        for told in ("nature", "severity", "rank", "leading", "area", "first_at", "last_at",
+                     "aborted", "severity_set", "version"):  # fmt: skip
+            assert getattr(one, told) == getattr(other, told), told
 
 
 class TestSeverity:

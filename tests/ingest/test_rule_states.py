@@ -23,6 +23,7 @@ from ingest.rule_engine import Custom, Seen
 from ingest.rules import RuleBook, Version
 from ingest.store.devices import Device, Registry, State
 from tests.ingest.test_rule_engine import (
+from tests.ingest.community import heard
     BINS,
     DENIED,
     GATE,
@@ -104,7 +105,7 @@ class House:
 
     def tell(self, one: Device, fault: str | None = None, fill: float = 0.0) -> None:
         said = BinReading(device=one.device, at=self.at, fault=fault, fill_pct=fill)
-        self.projection.fold([(self.registry.devices[one.device], said, self.at)])
+        self.projection.fold([heard(self.registry.devices[one.device], said, self.at)])
 
     def silence(self, one: Device, *, silent: bool) -> None:
         device = self.registry.devices[one.device]

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which alerts and cases moved, and what of that nobody was told yet.
+
+A message names alerts only; the case of an alert that moved is looked at with it. So nothing of
+cases is on the live topic, and ingest need not say twice what one transaction did.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.rows import class_row
+
+from api.alerts import COLUMNS, Alert, stale_before
+from api.live_channels import Channel
+from api.state import Connection
+
+_KNOWN_MAX: Final = 10_000
+# A number that grows, and, for what moves without a further one, when that was.
+Version = tuple[int, float]
+_NEVER: Final[Version] = (0, 0.0)
+
+
+@dataclass(slots=True)
+class Moved:
+    """Alerts and cases by id."""
+
+    alerts: set[UUID] = field(default_factory=set[UUID])
+    cases: set[UUID] = field(default_factory=set[UUID])
+
+    def __len__(self) -> int:
+        """Return how many of both."""
+        return len(self.alerts) + len(self.cases)
+
+    def add(self, other: "Moved") -> None:
+        """Add others."""
+        self.alerts |= other.alerts
+        self.cases |= other.cases
+
+
+class _Told:
+    """Up to which version of each thing viewers were told; of the last 10,000."""
+
+    def __init__(self) -> None:
+        self._versions: OrderedDict[UUID, Version] = OrderedDict()
+
+    def is_news(self, key: UUID, version: Version) -> bool:
+        return self._versions.get(key, _NEVER) < version
+
+    def note(self, versions: Mapping[UUID, Version]) -> None:
+        for key, version in versions.items():
+            self._versions[key] = version
+            self._versions.move_to_end(key)
+        while len(self._versions) > _KNOWN_MAX:
+            self._versions.popitem(last=False)
+
+
+class News:
+    """What is to be told: ``wanted`` is set while there is anything."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.wanted = asyncio.Event()
+        self._moved = Moved()
+        self._alerts_told = _Told()
+        self._cases_told = _Told()
+
+    def add(self, moved: Moved) -> None:
+        """Have these told, as far as they are news."""
+        self._moved.add(moved)
+        if self._moved:
+            self.wanted.set()
+
+    def take(self) -> Moved:
+        """Return what is to be told, once."""
+        self.wanted.clear()
+        taken, self._moved = self._moved, Moved()
+        return taken
+
+    async def untold(self, conn: Connection, since: datetime) -> Moved:
+        """Return what changed since then and nobody was told of yet."""
+        alerts, cases = await _alerts_since(conn, since), await _cases_since(conn, since)
+        return Moved(
+            {key for key, version in alerts.items() if self._alerts_told.is_news(key, version)},
+            {key for key, version in cases.items() if self._cases_told.is_news(key, version)},
+        )
+
+    async def skip(self, conn: Connection, since: datetime) -> None:
+        """Take for told what changed since then: whoever comes now has it in the snapshot."""
+        self._alerts_told.note(await _alerts_since(conn, since))
+        self._cases_told.note(await _cases_since(conn, since))
+
+    async def alerts(
+        self, conn: Connection, wanted: Collection[UUID], now: datetime
+    ) -> list[tuple[str, Alert]]:
+        """Return those of some alerts that are news, each with its place in the tree.
+
+        Who may be told of them is decided channel by channel.
+        """
+        cursor = await conn.execute(
+            "SELECT id, path::text FROM alert_view WHERE id = ANY (%s)", (list(wanted),)
+        )
+        paths: dict[UUID, str] = {alert: path async for alert, path in cursor}
+        return [
+            (paths[alert.id], alert)
+            for alert in await _read_alerts(conn, list(paths), now=now)
+            if self._alerts_told.is_news(alert.id, (alert.version, 0.0))
+        ]
+
+    async def cases(self, conn: Connection, moved: Moved) -> dict[UUID, Version]:
+        """Return the cases that are news, among those that moved or have an alert that did."""
+        cursor = await conn.execute(
+            """
+            SELECT c.id, c.version, c.changed_at FROM alert_case AS c
+            WHERE c.id = ANY (%(cases)s)
+               OR c.id IN (SELECT m.case_id FROM case_alert AS m WHERE m.alert = ANY (%(alerts)s))
+            """,
+            {"cases": list(moved.cases), "alerts": list(moved.alerts)},
+        )
+        return {
+            key: version
+            for key, version in _versions(await cursor.fetchall()).items()
+            if self._cases_told.is_news(key, version)
+        }
+
+    def note(self, alerts: Collection[Alert], cases: Mapping[UUID, Version]) -> None:
+        """Remember that these are told."""
+        self._alerts_told.note({alert.id: (alert.version, 0.0) for alert in alerts})
+        self._cases_told.note(cases)
+
+
+async def read_alerts_of(
+    conn: Connection, channel: Channel, *, open_only: bool, count: int, now: datetime
+) -> list[Alert]:
+    """Return the newest alerts of a channel: the open ones, or those that changed last.
+
+    What is quiet is neither: it is kept from the desk.
+    """
+    async with conn.cursor(row_factory=class_row(Alert)) as cursor:
+        await cursor.execute(
+            sql.SQL(
+                """
+                SELECT {columns}
+                FROM alert_view AS t
+                WHERE t.path <@ %(scope)s::ltree  -- invariant 9
+                  AND NOT t.rule = ANY (%(hidden)s)
+                  AND NOT t.quiet
+                  AND (NOT %(open_only)s OR t.active OR t.latched OR NOT t.acknowledged)
+                ORDER BY CASE WHEN %(open_only)s THEN t.raised_at ELSE t.changed_at END DESC,
+                         t.id DESC
+                LIMIT %(count)s
+                """
+            ).format(columns=COLUMNS),
+            {
+                "scope": channel.scope.path,
+                "hidden": list(channel.hidden_rules),
+                "open_only": open_only,
+                "count": count,
+                "stale": stale_before(now),
+            },
+        )
+        return await cursor.fetchall()
+
+
+async def _read_alerts(conn: Connection, ids: list[UUID], *, now: datetime) -> list[Alert]:
+    """Return alerts by id; who may be told of them is decided channel by channel."""
+    async with conn.cursor(row_factory=class_row(Alert)) as cursor:
+        await cursor.execute(
+            sql.SQL("SELECT {} FROM alert_view AS t WHERE t.id = ANY (%(ids)s)").format(COLUMNS),
+            {"ids": ids, "stale": stale_before(now)},
+        )
+        return await cursor.fetchall()
+
+
+async def _alerts_since(conn: Connection, since: datetime) -> dict[UUID, Version]:
+    cursor = await conn.execute("SELECT id, version FROM alert WHERE changed_at > %s", (since,))
+    return {alert: (version, 0.0) async for alert, version in cursor}
+
+
+async def _cases_since(conn: Connection, since: datetime) -> dict[UUID, Version]:
+    cursor = await conn.execute(
+        "SELECT id, version, changed_at FROM alert_case WHERE changed_at > %s", (since,)
+    )
+    return _versions(await cursor.fetchall())
+
+
+def _versions(rows: Iterable[tuple[UUID, int, datetime]]) -> dict[UUID, Version]:
+    # An alert that is raised again moves its case, but to no further version.
+    return {key: (version, changed_at.timestamp()) for key, version, changed_at in rows}
