@@ -33,7 +33,7 @@ from api.preconditions import parse_id
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest.alerts import Done
-from ingest.hygiene import STALE_AFTER
+from ingest.hygiene import LASTING, STALE_AFTER
 from ingest.rules import Name
 from ingest.store.rules import NAME
 
@@ -50,10 +50,11 @@ _OPEN: Final = sql.SQL("(t.active OR t.latched OR NOT t.acknowledged)")
 # What `Alert` is made of; it asks for the parameter ``stale``, `stale_before` of now.
 _STALE: Final = sql.SQL(
     """
-    t.active AND EXISTS (SELECT FROM alert_occurrence AS o
-                         WHERE o.alert = t.id AND o.active AND o.raised_at < %(stale)s)
+    t.active AND NOT t.rule = ANY ({lasting})
+    AND EXISTS (SELECT FROM alert_occurrence AS o
+                WHERE o.alert = t.id AND o.active AND o.raised_at < %(stale)s)
     """
-)
+).format(lasting=sql.Literal(sorted(LASTING)))
 COLUMNS: Final = sql.SQL(
     """
     t.id, t.rule, t.severity, t.subject, t.kind, t.device, t.gateway, t.area, t.community, t.name,
@@ -124,9 +125,9 @@ class Alert(Answer):
     counts that, ``last_raised_at`` is the latest, ``standing`` how many of its occurrences are
     active. ``latched``: it ended, and waits for a person to reset it. ``suppressed_by`` are causes
     such as ``gateway:gw-7``, ``window:…``, ``flood:…``. ``quiet``: it is kept from the desk, which
-    danger to life (``life_safety``) never is. ``stale``: active for more than 24 h, when told.
-    ``rule_name`` is what people call a rule of their own; null for the product's, which the locales
-    name.
+    danger to life (``life_safety``) never is. ``stale``: active for more than 24 h, when told;
+    those over indicators never are. ``rule_name`` is what people call a rule of their own; null for
+    the product's, which the locales name.
     """
 
     id: UUID

@@ -56,6 +56,10 @@ class Answer(BaseModel):
         """Return it as JSON, as any route would give it."""
         return self.model_dump_json(by_alias=True).encode()
 
+    def to_keep(self) -> "Answer":
+        """Return what is kept of it to be told again: without what is shown once only."""
+        return self
+
 
 class Page(Answer, Generic[ItemT]):
     """One page; ``next_cursor`` asks for the next, null on the last."""

@@ -29,6 +29,7 @@ from api import (
     case_actions,
     cases,
     chains,
+    channels,
     devices,
     health,
     history,
@@ -37,6 +38,7 @@ from api import (
     live,
     live_topic,
     notifications,
+    preferences,
     problems,
     registry,
     reports,
@@ -47,6 +49,7 @@ from api import (
     shifts,
     states,
     stream,
+    webhooks,
     windows,
 )
 from api.attempts import Attempts
@@ -164,8 +167,9 @@ def create_app(
     # Before the alerts by id: an export is none.
     desk = (alert_export, alert_actions, alerts)
     cases_desk = (cases, case_actions, response_plans, shifts)
-    work = (rules, *cases_desk, windows, scorecard, chains, notifications)
-    for module in (auth, *shown, *desk, *work, registry, stream):
+    work = (rules, *cases_desk, windows, scorecard)
+    told = (chains, channels, preferences, webhooks, notifications)
+    for module in (auth, *shown, *desk, *work, *told, registry, stream):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(_description(app), prefix=PREFIX)
     app.include_router(health.router)

@@ -11,13 +11,14 @@ from pydantic import Field
 from uuid_utils.compat import uuid7
 
 from api.answers import Answer, Instant, Question
+from api.channels import IfMatch
 from api.errors import FieldError, Problem
 from api.idempotency import idempotent, writes
-from api.notifications import Admin, IfMatch
 from api.people import Principal
 from api.places import find_area
 from api.preconditions import parse_id, seen_version
 from api.state import Connection, services
+from api.webhooks import Admin
 from ingest.notify.chains import Chain, PersonRecipient, WebhookRecipient
 
 

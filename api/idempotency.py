@@ -16,18 +16,20 @@ must bear being done twice. What others are told of it goes through `afterwards`
 
 The same key with the same request gives the stored answer for a day, with another request
 ``idempotency.reused``, and while the first is under way ``idempotency.in_progress``. Keys are each
-principal's own.
+principal's own, at most `KEYS_MAX` a day: one more is ``idempotency.too_many``. What is shown once
+only is not kept (`Answer.to_keep`): told again, the answer is without it.
 """
 
 import asyncio
 import hashlib
 import inspect
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from typing import Annotated, Any, Final, ParamSpec, TypeVar, cast
 
@@ -43,6 +45,9 @@ from ingest.store.expired import ANSWERS_KEPT, BATCH, DROP_ANSWERS
 
 # Each holds a connection for as long as it takes, and may need a second one.
 _AT_ONCE: Final = asyncio.Semaphore(4)
+#: So many answers are kept for one principal: a desk's busiest day with room to spare, and not so
+#: many that one client in a loop could fill the disk. Some more where several are asked at once.
+KEYS_MAX: Final = 5_000
 _REPLAYED: Final = "Idempotency-Replayed"
 _TURN: Final = "linli.idempotency"
 # A structured field's string, or the same without its quotes.
@@ -52,7 +57,8 @@ _KeyHeader = Annotated[
     Header(
         alias="Idempotency-Key",
         description="chosen by the client, unique for what it wants done; asked again with it"
-        " within 24 h, the answer is the same and nothing is done twice",
+        " within 24 h, the answer is the same, but for what is shown once, and nothing is done"
+        " twice",
     ),
 ]
 
@@ -104,8 +110,10 @@ def idempotent(
         person = cast(Principal, kwargs["person"])
         dressed = [value for value in kwargs.values() if isinstance(value, Response)]
 
-        async def carry_out() -> Response:
-            return _response(request, await endpoint(*args, **kwargs), dressed)
+        async def carry_out() -> tuple[Response, Response]:
+            answer = await endpoint(*args, **kwargs)
+            kept = None if answer is None else answer.to_keep()
+            return _response(request, answer, dressed), _response(request, kept, dressed)
 
         async with _AT_ONCE:
             return await _once(request, person, _key(given), carry_out)
@@ -128,7 +136,10 @@ def _key(given: str) -> str:
 
 
 async def _once(
-    request: Request, person: Principal, key: str, carry_out: Callable[[], Awaitable[Response]]
+    request: Request,
+    person: Principal,
+    key: str,
+    carry_out: Callable[[], Awaitable[tuple[Response, Response]]],
 ) -> Response:
     parts = services(request)
     now, asked = parts.clock(), await _fingerprint(request, person)
@@ -136,19 +147,20 @@ async def _once(
         stored = await _stored(conn, person.name, key, asked, now)
         if stored is not None:
             return stored
+        await _check_room(conn, person.name, now)
         turn = _Turn(conn)
         request.scope[_TURN] = turn
         try:
             async with conn.transaction():
-                response = await carry_out()
+                response, kept = await carry_out()
         except Problem as problem:
-            response = problems.answer(request, problem)
+            response = kept = problems.answer(request, problem)
             if response.status_code >= 500 or response.status_code == 429:
                 raise  # it may go well a little later, and nothing was done
             turn.afterwards.clear()
         finally:
             del request.scope[_TURN]
-        await _keep(conn, person.name, key, asked, response, now)
+        await _keep(conn, person.name, key, asked, kept, now)
     for tell in turn.afterwards:
         tell()
     return response
@@ -203,6 +215,32 @@ async def _stored(
     if bytes(before) != asked:
         raise Problem("idempotency.reused")
     return Response(bytes(body), status, {**headers, _REPLAYED: "true"})
+
+
+async def _check_room(conn: Connection, principal: str, now: datetime) -> None:
+    """Refuse one more key than are kept for a principal; without a key all goes on as ever.
+
+    Raises:
+        Problem: ``idempotency.too_many``; ``Retry-After`` says when one of them is free again.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT i.at FROM idempotency AS i
+        WHERE i.principal = %s AND i.at > %s
+        ORDER BY i.at DESC
+        OFFSET %s LIMIT 1
+        """,
+        (principal, now - ANSWERS_KEPT, KEYS_MAX - 1),
+    )
+    row = await cursor.fetchone()
+    if row is not None:
+        wait: timedelta = row[0] + ANSWERS_KEPT - now
+        seconds = math.ceil(wait.total_seconds())
+        raise Problem(
+            "idempotency.too_many",
+            headers={"Retry-After": str(seconds)},
+            extra={"max": KEYS_MAX},
+        )
 
 
 async def _keep(

@@ -110,6 +110,7 @@ class GatewayState(Answer):
     )
     clock: str
     version: str | None
+    life: Literal["installed", "in_service", "maintenance"]
 
 
 class CityState(Answer):
@@ -276,10 +277,10 @@ async def _gateways(conn: Connection, scope: Scope, place: Place) -> list[Gatewa
         await cursor.execute(
             """
             SELECT g.gateway, g.community, g.name, g.silent, g.last_seen_at, g.outbox_messages,
-                   g.outbox_hours, g.clock, g.agent_version AS version
+                   g.outbox_hours, g.clock, g.agent_version AS version, g.life
             FROM gateway AS g
             JOIN area AS a ON a.area = g.community
-            WHERE g.status = 'active'
+            WHERE g.status = 'active' AND g.life NOT IN ('planned', 'retired')
               AND a.path <@ %(area)s::ltree
               AND a.path <@ %(scope)s::ltree  -- invariant 9
             ORDER BY g.silent DESC, g.gateway

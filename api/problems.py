@@ -123,6 +123,16 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
         "渠道数量已达上限",
         "There are as many channels as there may be",
     ),
+    "webhook.secrets": (
+        409,
+        "仍有过多旧密钥在用,请稍后再换,或将 overlap_s 设为 0",
+        "Too many former secrets still sign; wait, or replace them with overlap_s 0",
+    ),
+    "idempotency.too_many": (
+        429,
+        "24 小时内使用的 Idempotency-Key 已达上限",
+        "As many Idempotency-Keys were used within 24 h as are kept for one user",
+    ),
     "notification.changed": (412, "该设置已被他人更改", "The setting was changed meanwhile"),
     "files.too_many": (413, "文件过多", "There are too many files"),
     "body.too_large": (413, "请求正文过大", "The body is too large"),

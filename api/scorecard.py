@@ -57,7 +57,11 @@ class AlarmQuality(Answer):
     flood_share: float
     chattering: int = Field(description="how many raised three times or more in a minute")
     standing: int = Field(description="active at the end")
-    stale: int = Field(description="of these, for more than 24 h")
+    stale: int = Field(description="of these, for more than 24 h; ``lasting`` are none of them")
+    lasting: int = Field(
+        description="of those standing, alerts over indicators: they last until a week's numbers"
+        " are better, and nobody at a desk could end them sooner"
+    )
     noisiest: list[NoisyAnswer]
     noisy_share: float | None = Field(description="of the ten noisiest, among all alarms")
     by_severity: dict[Severity, int]
@@ -91,7 +95,7 @@ async def get_alarm_quality(
             "hidden": person.scope.hidden_rules,
         }
         counted = await _counted(conn, asked)
-        standing, stale = await _standing(conn, asked)
+        standing, stale, lasting = await _standing(conn, asked)
         shelved, suppressed = await _put_aside(conn, asked)
         # A property manager learns nothing of what officers found.
         settled = [] if person.role == "property" else await _settled(conn, asked)
@@ -120,6 +124,7 @@ async def get_alarm_quality(
             "chattering": counted["chattering"],
             "standing": standing,
             "stale": stale,
+            "lasting": lasting,
             "noisiest": noisiest,
             "noisy_share": scorecard.share(sum(one.alarms for one in noisiest), load.alarms),
             "by_severity": by_severity,
@@ -197,13 +202,15 @@ async def _counted(conn: Connection, asked: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-async def _standing(conn: Connection, asked: dict[str, Any]) -> tuple[int, int]:
-    """Return how many alerts stood at the end, and how many of these were stale."""
+async def _standing(conn: Connection, asked: dict[str, Any]) -> tuple[int, int, int]:
+    """Return how many alerts stood at the end; of these, how many were stale, and are to last."""
     cursor = await conn.execute(
         """
-        SELECT count(*), count(*) FILTER (WHERE %(end)s - since > %(stale)s::interval)
+        SELECT count(*),
+               count(*) FILTER (WHERE NOT lasting AND %(end)s - since > %(stale)s::interval),
+               count(*) FILTER (WHERE lasting)
         FROM (
-            SELECT t.id, min(o.raised_at) AS since
+            SELECT t.id, t.rule = ANY (%(lasting)s) AS lasting, min(o.raised_at) AS since
             FROM alert_occurrence AS o
             JOIN alert AS t ON t.id = o.alert
             JOIN area AS a ON a.area = t.area
@@ -215,7 +222,7 @@ async def _standing(conn: Connection, asked: dict[str, Any]) -> tuple[int, int]:
             GROUP BY t.id
         ) AS s
         """,
-        asked | {"stale": hygiene.STALE_AFTER},
+        asked | {"stale": hygiene.STALE_AFTER, "lasting": sorted(hygiene.LASTING)},
     )
     row = await cursor.fetchone()
     assert row is not None

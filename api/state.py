@@ -96,7 +96,7 @@ async def consistent(conn: Connection) -> AsyncGenerator[None]:
 
 
 # The views of this migration are the least the api can work with.
-SCHEMA_MIN = 22
+SCHEMA_MIN = 23
 
 
 async def check_schema(conn: Connection) -> int:

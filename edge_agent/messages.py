@@ -679,6 +679,8 @@ REASONS: Final[Mapping[str, str]] = {
     "topic.partition": "the partition in the topic is not the gateway's",
     "topic.unknown_lane": "no such channel",
     "gateway.unknown": "no such gateway is registered",
+    "gateway.planned": "the gateway is not in service yet",
+    "gateway.retired": "the gateway is out of service for ever",
     "gateway.revoked": "the gateway may not report any more",
     "device.unknown": "no such device is registered",
     "device.wrong_gateway": "the device is behind another gateway",

@@ -306,7 +306,7 @@ class EventWriter(Writer):
         present = {
             (hole.gateway, hole.stream): hole
             for hole in streams.holes(conn)
-            if hole.gateway in self.registry.gateways
+            if (known := self.registry.gateways.get(hole.gateway)) is not None and not known.is_away
         }
         changes: list[alerts.Change] = []
         for key, hole in present.items():
@@ -320,7 +320,10 @@ class EventWriter(Writer):
                 )
         for key in self._hole_alerts - present.keys():
             rule = self._hole_rule(key) or STREAM_HOLE
-            changes += self._hole_change(rule, *key, Clear(now, "hole_filled"), now, None)
+            gateway = self.registry.gateways.get(key[0])
+            is_retired = gateway is not None and gateway.status == "retired"
+            why = "gateway_retired" if is_retired else "hole_filled"
+            changes += self._hole_change(rule, *key, Clear(now, why), now, None)
         for key in self._holes.keys() - present.keys():
             del self._holes[key]
         if changes:
@@ -484,7 +487,9 @@ class EventWriter(Writer):
         return alerts.Change(
             rule,
             alerts.Subject("gateway", gateway.gateway, gateway.community, gateway.community),
-            Raise(now, "gateway_silent") if silent else Clear(now, "gateway_heard"),
+            Raise(now, "gateway_silent")
+            if silent
+            else Clear(now, "gateway_retired" if gateway.status == "retired" else "gateway_heard"),
             now,
             params={} if last is None else {"last_seen_at": last.isoformat()},
         )

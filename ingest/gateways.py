@@ -49,7 +49,7 @@ def add_gateway(
 
 def _register_gateway(conn: psycopg.Connection, gateway: str, community: str, name: str) -> None:
     """Make the gateway's row if there is none; refuse to move or revive one."""
-    column, _, named = GATEWAYS.columns
+    column, _, named, _ = GATEWAYS.columns
     try:
         key = column.parse(gateway)
     except ValueError as error:
@@ -64,7 +64,11 @@ def _register_gateway(conn: psycopg.Connection, gateway: str, community: str, na
     if area[0] != "community":
         raise RegistryError(f"community {community!r}: is a {area[0]}, not a community")
     known = conn.execute(
-        "SELECT community, status, name FROM gateway WHERE gateway = %s", (key,)
+        """
+        SELECT community, CASE life WHEN 'retired' THEN life ELSE status END, name
+        FROM gateway WHERE gateway = %s
+        """,
+        (key,),
     ).fetchone()
     if known is None:
         conn.execute(

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from ingest.alerts import SHELVED_MAX
+from ingest.indicator_rules import INDICATOR_RULES
 from ingest.rules import Rule, Severity
 
 #: Who the history names for what hygiene did.
@@ -144,9 +145,15 @@ def is_flood(was: bool, alerts: int) -> bool:
 
 #: Standing for longer than this an alert tells nobody anything any more (ISA-18.2).
 STALE_AFTER: Final = timedelta(hours=24)
+#: But for those over indicators, which ask a week's numbers together: they are meant to last until
+#: better days came, and nobody at a desk could end them sooner. Ours: the standards know alarms
+#: of equipment alone.
+LASTING: Final = frozenset(one.rule.id for one in INDICATOR_RULES)
 
 
-def is_stale(raised_at: datetime, cleared_at: datetime | None, now: datetime) -> bool:
-    """Return whether what was raised then is, or was, stale at ``now``."""
+def is_stale(rule: str, raised_at: datetime, cleared_at: datetime | None, now: datetime) -> bool:
+    """Return whether what a rule raised then is, or was, stale at ``now``."""
+    if rule in LASTING:
+        return False
     ended = now if cleared_at is None else min(cleared_at, now)
     return ended - raised_at > STALE_AFTER

@@ -205,7 +205,7 @@ class Judge:
         if known is None:
             raise Rejected("gateway.unknown", gateway)
         if known.status != "active":
-            raise Rejected("gateway.revoked", gateway)
+            raise Rejected(f"gateway.{known.status}", gateway)
         if channel != "status" and known.is_city != (channel == "aggregate"):
             raise Rejected("gateway.wrong_role", f"{gateway}: {channel}")
         return known

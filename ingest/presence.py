@@ -237,7 +237,10 @@ class Watch:
         flipped: list[tuple[Gateway, bool]] = []
         for gateway in gateways:
             limit = self._missed * self._interval(gateway) + slack
-            silent = is_silent(self.last_heard(gateway), listening, limit)
+            # Of one that is not there nobody expects a word.
+            silent = (
+                False if gateway.is_away else is_silent(self.last_heard(gateway), listening, limit)
+            )
             if silent is not None and silent != self.is_silent(gateway):
                 flipped.append((gateway, silent))
         return flipped

@@ -74,6 +74,7 @@ class Check:
             self._check_gateway(gateway, values)
         for device, values in self._devices.items():
             self._check_device(device, values)
+        self._check_retired()
         self._check_population()
 
     def _say(self, table: Table, key: str, column: str, expected: str) -> None:
@@ -134,6 +135,22 @@ class Check:
             self._missing(GATEWAYS, gateway, "community", AREAS, values["community"])
         elif community["level"] != "community":
             self._say(GATEWAYS, gateway, "community", f"is a {community['level']}, not a community")
+
+    def _check_retired(self) -> None:
+        """Refuse to retire a gateway that devices still need: they would be unknown for ever."""
+        behind: defaultdict[str, list[str]] = defaultdict(list)
+        for device, values in self._devices.items():
+            gateway = self._gateways.get(values["gateway"])
+            if gateway is not None and gateway["life"] == "retired" != values["life"]:
+                behind[values["gateway"]].append(device)
+        for gateway, devices in behind.items():
+            self._say(
+                GATEWAYS,
+                gateway,
+                "life",
+                f"{len(devices)} devices behind it are not retired, such as {min(devices)!r};"
+                " retire them or put them behind another gateway",
+            )
 
     def _check_device(self, device: str, values: Values) -> None:
         values = self._devices[device] = dict(values)

@@ -294,6 +294,7 @@ GATEWAYS: Final = Table(
         Column("gateway", _gateway, "text", required=True),
         Column("community", _id, "text", required=True),
         Column("name", _text, "text", default=""),
+        Column("life", _one_of(*LIVES), "text", default="in_service"),
     ),
 )
 DEVICES: Final = Table(

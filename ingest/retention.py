@@ -144,7 +144,12 @@ class StorageKeeper:
                 log.info("chunk dropped table=%s end=%s", table, end)
                 if self._stopping.is_set():
                     return
-        for drop in (expired.drop_answers, expired.drop_messages, expired.drop_cancelled):
+        for drop in (
+            expired.drop_answers,
+            expired.drop_secrets,
+            expired.drop_messages,
+            expired.drop_cancelled,
+        ):
             while drop(conn, now) == expired.BATCH:
                 if self._stopping.is_set():
                     return

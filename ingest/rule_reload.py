@@ -2,8 +2,8 @@
 """Follows the rules that people change: no restart, and nothing left hanging.
 
 What a rule has standing ends where the rule is switched off or asks another question, and with the
-device it is about, which says nothing any more when it is retired: cleared, with that as its
-reason, in the transaction that notes how far the lane has followed. So a process that dies in
+device or gateway it is about, which says nothing any more when it is retired: cleared, with that as
+its reason, in the transaction that notes how far the lane has followed. So a process that dies in
 between, or did not run when the rule was changed, does it when it starts.
 """
 
@@ -29,9 +29,9 @@ from ingest.store.rules import MemoryKey
 _OF_EACH_LANE: Final = frozenset({DEVICE_REFUSED.id, GATEWAY_REFUSED.id})
 # About a device, but not told by it: refusals end by themselves, circuits have their keeper.
 _OUTLIVE_DEVICES: Final = _OF_EACH_LANE | {CIRCUIT_DARK.id}
-Reason = Literal["rule_off", "rule_changed", "device_retired"]
+Reason = Literal["rule_off", "rule_changed", "device_retired", "gateway_retired"]
 FindSubject = Callable[[str, str | None], Subject | None]
-IsRetired = Callable[[str | None], bool]
+IsRetired = Callable[[str, str | None], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,12 @@ def _area(name: MemoryKey, find_subject: FindSubject) -> str | None:
     return None if subject is None else subject.area
 
 
+def _is_over(name: MemoryKey, is_retired: IsRetired) -> bool:
+    """Whether what is remembered is of something that says nothing any more."""
+    what, _, which = name.subject.rpartition(":")
+    return is_retired(which, None) if what == "gateway" else is_retired("", name.subject)
+
+
 class RuleFollower:
     """The rules in force, for one lane of one process."""
 
@@ -92,7 +98,8 @@ class RuleFollower:
             registry_revision: Of the registry that is in memory: areas may lie elsewhere in it.
             remembered: Of what the lane remembers anything.
             find_subject: Who is meant by gateway and device; None: nobody who is ours.
-            is_retired: Whether a device, if it is one of ours, says nothing any more.
+            is_retired: Whether a device, or without one a gateway, says nothing any more, if it is
+                one of ours.
             now: When.
         """
         revision = stored.revision(conn)
@@ -126,9 +133,11 @@ class RuleFollower:
             if subject is None:
                 continue
             why = ended(one.rule, subject.area, *books)
-            if is_retired(one.device) and one.rule not in _OUTLIVE_DEVICES:
+            if is_retired(one.gateway, one.device) and (
+                one.device is None or one.rule not in _OUTLIVE_DEVICES
+            ):
                 rule = books[1].find(one.rule, subject.area) or Rule(id=one.rule, severity="info")
-                why = rule, "device_retired"
+                why = rule, "gateway_retired" if one.device is None else "device_retired"
                 over.add(MemoryKey(one.rule, f"cell:{subject.area}"))
             if why is None:
                 continue
@@ -145,7 +154,7 @@ class RuleFollower:
         for name in {*remembered, *rows, *pending}:
             area = _area(name, find_subject)
             if area is not None and (
-                is_retired(name.subject) or ended(name.rule, area, *books) is not None
+                _is_over(name, is_retired) or ended(name.rule, area, *books) is not None
             ):
                 over.add(name)
         stored.save_memory(conn, self._lane, dict.fromkeys(over & rows))

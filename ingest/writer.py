@@ -630,7 +630,12 @@ class Writer(ABC):
                 subject = self.subject(
                     item.gateway or "", None if device is None else device.device
                 )
-                if subject is not None and self._refusals.note(subject, now):
+                if (
+                    subject is not None
+                    # One that was scrapped and speaks all the same: refused, and no news.
+                    and not self._is_retired(subject.gateway, None)
+                    and self._refusals.note(subject, now)
+                ):
                     decision = Raise(now, "refused_often")
                     change = self._refusal_change(subject, decision, now)
                     changes.append(replace(change, params={"reason": letter.reason}))
@@ -656,8 +661,11 @@ class Writer(ABC):
             return None
         return Subject("gateway", box.gateway, box.community, box.community)
 
-    def _is_retired(self, device: str | None) -> bool:
-        known = self.registry.devices.get(device or "")
+    def _is_retired(self, gateway: str, device: str | None) -> bool:
+        if device is None:
+            box = self.registry.gateways.get(gateway)
+            return box is not None and box.status == "retired"
+        known = self.registry.devices.get(device)
         return known is not None and known.life == "retired"
 
     def _count(

@@ -20,8 +20,8 @@ from ingest.notify import messengers, outbox, webhook
 from ingest.notify.messengers import Gateways
 from ingest.notify.texts import Language, text
 from ingest.notify.webhook import Outcome
-from ingest.store import notifications as stored
-from ingest.store.notifications import Message
+from ingest.store import escalations, messages, notifications
+from ingest.store.messages import Message
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Dispatcher:
         """
         now = self.clock()
         self._record(now)
-        if stored.has_work(self.conn, now):
+        if notifications.has_work(self.conn, now):
             outbox.plan(self.conn, now)
             outbox.compose(self.conn, now)
             failpoints.reached(failpoints.NOTIFY_PLANNED)
@@ -105,11 +105,11 @@ class Dispatcher:
 
     def _start(self, now: datetime) -> None:
         room = SENDING_MAX - len(self._sending)
-        for message in stored.due_messages(self.conn, now, self._sending, room):
+        for message in messages.due_messages(self.conn, now, self._sending, room):
             content = self._worth_sending(message, now)
             if content is None:
                 continue
-            stored.attempt(self.conn, message.id, now + ATTEMPT_MAX, content)
+            messages.attempt(self.conn, message.id, now + ATTEMPT_MAX, content)
             failpoints.reached(failpoints.NOTIFY_SENDING)
             future = self._threads.submit(send, message, content, self.setting, now)
             self._sending[message.channel] = _Sending(message, now, future)
@@ -118,14 +118,14 @@ class Dispatcher:
         """Return what a message says when it is sent at last; None where that is nothing."""
         if message.removed:
             with self.conn.transaction():
-                stored.finish(self.conn, message.id, "given_up", now, error="channel.removed")
-                stored.hurry(self.conn, message.id, now)
+                messages.finish(self.conn, message.id, "given_up", now, error="channel.removed")
+                escalations.hurry(self.conn, message.id, now)
             return None
-        sight = stored.in_sight(self.conn, message.id)
+        sight = messages.in_sight(self.conn, message.id)
         lost = {alert for alert, is_seen in sight.items() if not is_seen}
         unheard = set[UUID]()
         if message.kind == "cleared" and not message.attempts:
-            unheard = stored.unheard(self.conn, message.id)
+            unheard = messages.unheard(self.conn, message.id)
         untold = lost | unheard
         if not untold:
             return message.content
@@ -138,10 +138,12 @@ class Dispatcher:
             return {**message.content, "alerts": named, "count": count, "severity": worst}
         with self.conn.transaction():
             if lost:
-                stored.finish(self.conn, message.id, "given_up", now, error="channel.out_of_sight")
-                stored.hurry(self.conn, message.id, now)
+                messages.finish(
+                    self.conn, message.id, "given_up", now, error="channel.out_of_sight"
+                )
+                escalations.hurry(self.conn, message.id, now)
             else:
-                stored.finish(self.conn, message.id, "unheard", now)
+                messages.finish(self.conn, message.id, "unheard", now)
         return None
 
     def _record(self, now: datetime) -> None:
@@ -162,20 +164,20 @@ class Dispatcher:
             message.channel_kind, "sent" if outcome.sent else "failed"
         ).inc()
         if outcome.sent:
-            stored.finish(self.conn, message.id, "sent", now)
+            messages.finish(self.conn, message.id, "sent", now)
             return
         error = outcome.error or "failed"
         give_up = outcome.final or message.kind == "test"
         if not give_up and attempts < attempts_max(message.channel_kind):
             next_at = now + retry_after(attempts)
-            stored.again(self.conn, message.id, next_at, error, unsure=outcome.unsure)
+            messages.again(self.conn, message.id, next_at, error, unsure=outcome.unsure)
             return
         with self.conn.transaction():
-            stored.finish(
+            messages.finish(
                 self.conn, message.id, "given_up", now, error=error, unsure=outcome.unsure
             )
-            stored.note_undelivered(self.conn, message.id, message.channel_kind, now)
-            stored.hurry(self.conn, message.id, now)
+            notifications.note_undelivered(self.conn, message.id, message.channel_kind, now)
+            escalations.hurry(self.conn, message.id, now)
         if message.kind != "test":
             metrics.NOTIFY_GIVEN_UP.labels(message.channel_kind).inc()
             log.error(
@@ -188,13 +190,12 @@ def send(message: Message, content: Mapping[str, Any], setting: Setting, now: da
     """Send a message, once; whatever goes wrong is an outcome. Any: ``content`` is JSON."""
     try:
         if message.channel_kind == "webhook":
-            assert message.secret is not None
             body = webhook.envelope(
                 message.key, message.kind, setting.source, message.created_at, content
             )
             return webhook.send(
                 message.address,
-                message.secret,
+                message.secrets,
                 message.key,
                 body,
                 now=now,

@@ -21,8 +21,9 @@ from ingest import metrics
 from ingest.notify.chains import BUILT_IN, DURESS_CHAIN, SEVERITIES, Chain, choose, turns
 from ingest.notify.grouping import NAMED_MAX, Group, grouped, held_until, ready
 from ingest.notify.recipients import DURESS, Matter, Telling, who
-from ingest.store import notifications as stored
-from ingest.store.notifications import Escalation, Facts
+from ingest.store import escalations, messages, notifications, recipients
+from ingest.store.escalations import Escalation
+from ingest.store.notifications import Facts
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +37,16 @@ _AWAY: Final = frozenset({"shelved", "suppressed", "out_of_service"})
 def plan(conn: Connection, now: datetime) -> None:
     """Take what happened, and what is due, and note who is to be told; in one transaction."""
     with conn.transaction():
-        entries = stored.take_untold(conn)
-        known = stored.facts(conn, (entry.alert for entry in entries))
+        entries = notifications.take_untold(conn)
+        known = notifications.facts(conn, (entry.alert for entry in entries))
         for entry in entries:
             with _by_itself(conn, entry.alert):
                 _take(conn, known[entry.alert], entry.action, now)
-        due = stored.due(conn, now)
-        known |= stored.facts(conn, (one.alert for one in due))
+        due = escalations.due(conn, now)
+        known |= notifications.facts(conn, (one.alert for one in due))
         for escalation in due:
             # Where something is wrong with it, it is looked at again, and nothing waits for it.
-            stored.put_off(conn, escalation.alert, now + _PUT_OFF)
+            escalations.put_off(conn, escalation.alert, now + _PUT_OFF)
             with _by_itself(conn, escalation.alert):
                 _go_on(conn, escalation, known[escalation.alert], now)
 
@@ -63,17 +64,17 @@ def _by_itself(conn: Connection, alert: UUID) -> Generator[None]:
 
 def _take(conn: Connection, fact: Facts, action: str, now: datetime) -> None:
     if action in _RAISED or action in _BACK:
-        if action == "raised_again" and stored.end_was_told(conn, fact.id):
-            stored.end(conn, fact.id)  # whoever heard that it is over must hear that it is not
+        if action == "raised_again" and notifications.end_was_told(conn, fact.id):
+            escalations.end(conn, fact.id)  # whoever heard that it is over must hear that it is not
         _begin(conn, fact, now)
     elif action in _AWAY:
         if fact.quiet:
-            stored.end(conn, fact.id)
-            stored.cancel(conn, fact.id, now)
+            escalations.end(conn, fact.id)
+            notifications.cancel(conn, fact.id, now)
     elif action == "acknowledged":
         if fact.acknowledged:
-            stored.end(conn, fact.id)
-            stored.cancel(conn, fact.id, now)
+            escalations.end(conn, fact.id)
+            notifications.cancel(conn, fact.id, now)
     elif action == "cleared" and not fact.active:
         _clear(conn, fact, now)
 
@@ -85,12 +86,12 @@ def _begin(conn: Connection, fact: Facts, now: datetime) -> None:
         return  # news of long ago is for the record
     chain = _chain(conn, fact, now)
     if fact.active or _persists(fact, chain):
-        stored.begin(conn, fact.id, chain, now)
+        escalations.begin(conn, fact.id, chain, now)
 
 
 def _chain(conn: Connection, fact: Facts, now: datetime) -> Chain:
     chain = choose(
-        stored.chains(conn, fact.path),
+        recipients.chains(conn, fact.path),
         fact.path,
         fact.severity,
         now.astimezone(ZoneInfo(fact.time_zone)),
@@ -110,26 +111,26 @@ def _matter(fact: Facts) -> Matter:
 def _clear(conn: Connection, fact: Facts, now: datetime) -> None:
     chain = _chain(conn, fact, now)
     if fact.acknowledged or not _persists(fact, chain):
-        stored.end(conn, fact.id)
-        stored.cancel(conn, fact.id, now)
-    heard = stored.heard(conn, fact.id)
+        escalations.end(conn, fact.id)
+        notifications.cancel(conn, fact.id, now)
+    heard = notifications.heard(conn, fact.id)
     if not heard:
         return
     local = now.astimezone(ZoneInfo(fact.time_zone))
     wishes = {
         channel.id: person.preferences
-        for person in stored.people(conn, fact.path)
+        for person in recipients.people(conn, fact.path)
         for channel in person.channels
     }
     # Whoever heard of it and may not see it any more, does not hear its end.
-    hooks = {hook.id for hook in stored.webhooks(conn, fact.path)}
+    hooks = {hook.id for hook in recipients.webhooks(conn, fact.path)}
     tellings: list[Telling] = []
     for channel in heard:
         if channel in hooks or (channel in wishes and _matter(fact).is_urgent):
             tellings.append(Telling(channel, now))
         elif channel in wishes:
             tellings.append(Telling(channel, wishes[channel].quiet_until(local) or now))
-    stored.notify(conn, fact, "cleared", tellings, now)
+    notifications.notify(conn, fact, "cleared", tellings, now)
 
 
 @dataclass(slots=True)
@@ -143,7 +144,7 @@ def _go_on(conn: Connection, escalation: Escalation, fact: Facts, now: datetime)
     chain = Chain.model_validate(escalation.chain)
     over = not fact.active and not _persists(fact, chain)
     if fact.acknowledged or fact.quiet or over:
-        stored.end(conn, fact.id)
+        escalations.end(conn, fact.id)
         return
     plan = turns(chain.steps)
     at = _Progress(escalation.position, escalation.reached, escalation.hurry)
@@ -159,25 +160,25 @@ def _go_on(conn: Connection, escalation: Escalation, fact: Facts, now: datetime)
         turn = plan[at.position]
         if not at.hurry and escalation.started_at + turn.after > now:
             next_at = escalation.started_at + turn.after
-            stored.go_on(conn, fact.id, at.position, next_at, reached=at.reached)
+            escalations.go_on(conn, fact.id, at.position, next_at, reached=at.reached)
             return
         local = now.astimezone(ZoneInfo(fact.time_zone))
         told = who(
             chain.steps[turn.step].recipients,
             _matter(fact),
-            stored.people(conn, fact.path),
-            stored.webhooks(conn, fact.path),
+            recipients.people(conn, fact.path),
+            recipients.webhooks(conn, fact.path),
             local,
         )
         first = at.position == 0
-        stored.notify(conn, fact, "raised" if first else "repeated", told.tellings, now)
+        notifications.notify(conn, fact, "raised" if first else "repeated", told.tellings, now)
         if not first and turn.round == 0:
-            stored.note_step(conn, fact.id, now, turn.step, len(told.tellings))
+            notifications.note_step(conn, fact.id, now, turn.step, len(told.tellings))
         at.position += 1
         at.reached |= told.reached
         # A step that has nobody to tell is none: the next is not waited for.
         at.hurry = not told.reached
-    stored.end(conn, fact.id)
+    escalations.end(conn, fact.id)
     if at.reached:
         metrics.NOTIFY_EXHAUSTED.inc()
     else:
@@ -187,7 +188,7 @@ def _go_on(conn: Connection, escalation: Escalation, fact: Facts, now: datetime)
 def _unreached(conn: Connection, chain: Chain, fact: Facts, now: datetime) -> None:
     usual = DURESS_CHAIN if fact.rule == DURESS else BUILT_IN[fact.severity]
     if chain != usual:
-        stored.begin(conn, fact.id, usual, now)
+        escalations.begin(conn, fact.id, usual, now)
         return
     metrics.NOTIFY_UNREACHED.inc()
     if fact.severity in ("critical", "major"):
@@ -200,20 +201,20 @@ def _unreached(conn: Connection, chain: Chain, fact: Facts, now: datetime) -> No
 def compose(conn: Connection, now: datetime) -> None:
     """Make messages of what is due; what comes soon after a message waits for company."""
     with conn.transaction():
-        for channel, waiting in stored.waiting(conn, now).items():
+        for channel, waiting in notifications.waiting(conn, now).items():
             for group in grouped(ready(waiting, now)):
                 _compose(conn, channel, group, now)
 
 
 def _compose(conn: Connection, channel: UUID, group: Group, now: datetime) -> None:
     parts = [part.id for part in group.parts]
-    until = held_until(stored.last_message_at(conn, channel, group.community))
+    until = held_until(messages.last_message_at(conn, channel, group.community))
     if until is not None and until > now and not _composed_now(until, now):
-        stored.hold(conn, parts, until)
+        notifications.hold(conn, parts, until)
         return
     kind = "digest" if group.digest else group.kind
-    content = describe(stored.facts(conn, group.alerts), group.alerts)
-    stored.add_message(
+    content = describe(notifications.facts(conn, group.alerts), group.alerts)
+    messages.add_message(
         conn, uuid7(), channel, kind, content, now, community=group.community, parts=parts
     )
 

@@ -19,8 +19,7 @@ from ingest.errors import ConfigError, OperatorError, Unavailable
 from ingest.notify import messengers
 from ingest.notify.delivery import Dispatcher, Setting
 from ingest.notify.messengers import Gateways
-from ingest.store import claim, connect, driver_errors
-from ingest.store import notifications as stored
+from ingest.store import claim, connect, driver_errors, messages
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def _claimed(
         if stopping.wait(IDLE_S):
             return
     dispatcher = Dispatcher(conn, setting(config), _utc_now)
-    again = stored.recover(conn, _utc_now())
+    again = messages.recover(conn, _utc_now())
     log.info("telling, %d messages of an earlier process are sent again", again)
     health.state = "active"
     metrics.NOTIFY_ACTIVE.set(1)
@@ -124,7 +123,7 @@ def _claimed(
                 stopping.wait(IDLE_S)
             if health.turned_at - gauged_at >= _GAUGES_S:
                 gauged_at = health.turned_at
-                count, oldest = stored.backlog(conn)
+                count, oldest = messages.backlog(conn)
                 metrics.NOTIFY_WAITING.set(count)
                 age = 0.0 if oldest is None else (_utc_now() - oldest).total_seconds()
                 metrics.NOTIFY_OLDEST.set(age)

@@ -10,11 +10,11 @@ import base64
 import hashlib
 import hmac
 import json
-import secrets
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from secrets import token_bytes
 from typing import Any, Final
 from uuid import UUID
 
@@ -26,6 +26,8 @@ TIMEOUT_S: Final = 10.0
 ANSWER_BYTES_MAX: Final = 64 * 1024
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - how a secret begins, not one
 _SECRET_BYTES: Final = 32
+#: So many secrets sign one message at most: the present one, and those it replaced of late.
+SECRETS_MAX: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,22 @@ SENT: Final = Outcome(True)
 
 def new_secret() -> str:
     """Return a secret to sign with."""
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+    return SECRET_PREFIX + base64.b64encode(token_bytes(_SECRET_BYTES)).decode()
 
 
 def sign(secret: str, key: UUID | str, at: datetime, body: bytes) -> str:
-    """Return the ``webhook-signature`` of a message, as Standard Webhooks defines it."""
+    """Return one signature of a message, as Standard Webhooks defines it."""
     signed = f"{key}.{int(at.timestamp())}.".encode() + body
     raw = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     return "v1," + base64.b64encode(hmac.digest(raw, signed, hashlib.sha256)).decode()
+
+
+def signatures(secrets: Sequence[str], key: UUID | str, at: datetime, body: bytes) -> str:
+    """Return the ``webhook-signature`` header: one by each secret, with spaces between them.
+
+    Whoever knows one of them can verify it, so that a receiver may change over when it likes.
+    """
+    return " ".join(sign(secret, key, at, body) for secret in secrets)
 
 
 def envelope(
@@ -76,26 +86,26 @@ def envelope(
 
 
 def send(
-    url: str, secret: str, key: UUID, body: bytes, *, now: datetime, allow_private: bool
+    url: str, secrets: Sequence[str], key: UUID, body: bytes, *, now: datetime, allow_private: bool
 ) -> Outcome:
     """Post a message, once.
 
     Args:
         url: Checked again here, and connected to by the address that was checked.
-        secret: What to sign with.
+        secrets: What to sign with, all of them.
         key: The message's idempotency key, ``webhook-id``.
         body: The envelope.
         now: For ``webhook-timestamp``.
         allow_private: Whether the installation lets webhooks stay within its own network.
     """
     try:
-        return asyncio.run(_send(url, secret, key, body, now, allow_private))
+        return asyncio.run(_send(url, secrets, key, body, now, allow_private))
     except TimeoutError:
         return Outcome(False, "timeout", unsure=True)
 
 
 async def _send(
-    url: str, secret: str, key: UUID, body: bytes, now: datetime, allow_private: bool
+    url: str, secrets: Sequence[str], key: UUID, body: bytes, now: datetime, allow_private: bool
 ) -> Outcome:
     async with asyncio.timeout(TIMEOUT_S):
         try:
@@ -108,7 +118,7 @@ async def _send(
             "User-Agent": "Linli-Webhooks/1",
             "webhook-id": str(key),
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": sign(secret, key, now, body),
+            "webhook-signature": signatures(secrets, key, now, body),
         }
         # trust_env: a proxy would connect for us, to wherever the name leads there.
         async with httpx2.AsyncClient(

@@ -21,7 +21,10 @@ from ingest.store.exclusions import Stood
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A registered gateway, or a city that tells us its numbers as a gateway tells readings."""
+    """A registered gateway, or a city that tells us its numbers as a gateway tells readings.
+
+    ``status`` is ``active``, ``revoked``, or what its life says: ``planned`` or ``retired``.
+    """
 
     gateway: str
     community: str
@@ -30,6 +33,11 @@ class Gateway:
     silent: bool
     status_interval_s: float | None
     is_city: bool = False
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it is not there yet, or not any more: nothing is expected of it."""
+        return self.status in ("planned", "retired")
 
 
 # Later than any instant: the end of what holds still.
@@ -200,8 +208,10 @@ def load_registry(
                 gateway
                 for gateway in cursor.execute(
                     """
-                    SELECT gateway, community, status, last_seen_at, silent, status_interval_s,
-                           false AS is_city
+                    SELECT gateway, community,
+                           CASE WHEN life IN ('planned', 'retired') THEN life ELSE status END
+                               AS status,
+                           last_seen_at, silent, status_interval_s, false AS is_city
                     FROM gateway
                     UNION ALL
                     SELECT city, area, status, last_seen_at, silent, status_interval_s, true

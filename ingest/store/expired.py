@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept for a time only, beside readings: answers to keyed requests, the log of tellings.
+"""What is kept for a time only, beside readings: answers to keyed requests, the log of tellings,
+secrets that were replaced.
 
 Each statement drops at most `BATCH` of them, so that none holds locks for long.
 """
@@ -11,7 +12,7 @@ from psycopg import Connection
 
 #: So many are dropped at once.
 BATCH: Final = 1_000
-#: An answer is told again for so long; it may hold what is shown once, so it goes soon after.
+#: An answer is told again for so long, and goes soon after.
 ANSWERS_KEPT: Final = timedelta(hours=24)
 #: As long as raw readings: who was told of something can be shown as long as what it was about.
 TELLINGS_KEPT: Final = timedelta(days=400)
@@ -31,6 +32,21 @@ def drop_answers(conn: Connection, now: datetime) -> int:
     """Drop some answers whose time is over; return how many."""
     asked = {"before": now - ANSWERS_KEPT, "count": BATCH}
     return conn.execute(DROP_ANSWERS, asked).rowcount
+
+
+def drop_secrets(conn: Connection, now: datetime) -> int:
+    """Drop secrets of webhooks that do not sign any more; return how many."""
+    return conn.execute(
+        """
+        DELETE FROM webhook_former_secret AS f
+        USING (
+            SELECT o.webhook, o.secret FROM webhook_former_secret AS o WHERE o.until <= %(now)s
+            LIMIT %(count)s
+        ) AS old
+        WHERE f.webhook = old.webhook AND f.secret = old.secret
+        """,
+        {"now": now, "count": BATCH},
+    ).rowcount
 
 
 def drop_messages(conn: Connection, now: datetime) -> int:

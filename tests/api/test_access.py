@@ -157,6 +157,8 @@ UNSCOPED = {
     "addWebhook",
     "changeWebhook",
     "removeWebhook",
+    "replaceSecret",
+    "getWebhookHistory",
     "testWebhook",
     # Streams have tests of their own, over a socket.
     "watchArea",

@@ -54,6 +54,23 @@ async def test_overview_counts_what_there_is(city: Api) -> None:
     assert overview["at"] == "2026-11-21T02:00:00.000Z"
 
 
+async def test_gateways_that_are_not_there_are_not_shown(own_city: Api) -> None:
+    async def shown() -> list[tuple[str, str]]:
+        overview = (await own_city.client("wang").get("/api/v1/areas/c01/overview")).json()
+        return [(one["gateway"], one["life"]) for one in overview["gateways"]]
+
+    both = [("gw-c01-b", "in_service"), ("gw-c01-a", "in_service")]
+    assert await shown() == both
+    with psycopg.connect(own_city.dsn, autocommit=True) as conn:
+        for life, expected in (
+            ("retired", both[1:]),
+            ("planned", both[1:]),
+            ("maintenance", [("gw-c01-b", "maintenance"), both[1]]),
+        ):
+            conn.execute("UPDATE gateway SET life = %s WHERE gateway = 'gw-c01-b'", (life,))
+            assert await shown() == expected
+
+
 async def test_children_add_up_to_their_parent(city: Api) -> None:
     client = city.client("root")
     for area in ("city", "c01"):

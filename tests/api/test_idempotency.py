@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from httpx2 import Response
 
+from api import idempotency
 from tests.api.conftest import NOW, Api
 from tests.api.desk import Point, point
 from tests.services import until
@@ -230,6 +231,34 @@ async def test_after_a_day_a_key_is_free_and_its_answer_is_gone(module_city: Api
     with psycopg.connect(module_city.dsn) as conn:
         keys = conn.execute("SELECT key FROM idempotency").fetchall()
     assert keys == [("day",)]
+
+
+async def test_nobody_has_more_answers_kept_than_a_number(
+    own_city: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "KEYS_MAX", 3)
+    made = point(own_city)
+    path = f"{made.path}/note"
+    own_city.watch.now = NOW - timedelta(hours=2)
+    first = await ask(own_city, path, {"note": "1"}, "1")
+    own_city.watch.now = NOW
+    for key in ("2", "3"):
+        assert (await ask(own_city, path, {"note": key}, key)).status_code == 200
+    full = await ask(own_city, path, {"note": "4"}, "4")
+    assert (full.status_code, full.json()["code"]) == (429, "idempotency.too_many")
+    assert full.headers["content-type"] == "application/problem+json"
+    assert (full.json()["max"], full.headers["Retry-After"]) == (3, str(22 * 3600))
+    # What is kept is told again, others are not in the way, nor is it without a key.
+    assert same(first, await ask(own_city, path, {"note": "1"}, "1"))
+    assert (await ask(own_city, path, {"note": "wang"}, "4", "wang")).json()["note"] == "wang"
+    plain = await own_city.client("li").post(path, json={"note": "plain"})
+    assert (plain.status_code, plain.json()["version"]) == (200, 6)
+    # Nothing was done under the key, and it is free when the oldest one's day is over.
+    own_city.watch.now = NOW + timedelta(hours=22)
+    with psycopg.connect(own_city.dsn) as conn:
+        conn.execute("UPDATE session SET used_at = 'infinity', expires_at = 'infinity'")
+    last = await ask(own_city, path, {"note": "4"}, "4")
+    assert (last.status_code, last.json()["version"]) == (200, 7)
 
 
 async def test_many_at_once_are_done_once_as_well(module_city: Api) -> None:

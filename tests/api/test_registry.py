@@ -47,7 +47,7 @@ def everything(dsn: str) -> list[Any]:
     queries = (
         "SELECT registry_revision FROM installation",
         "SELECT area, parent, path::text, programme, residents FROM area ORDER BY area",
-        "SELECT gateway, community, name FROM gateway ORDER BY gateway",
+        "SELECT gateway, community, name, life FROM gateway ORDER BY gateway",
         "SELECT device, area, life, programme, own_programme, owner FROM device ORDER BY device",
         "SELECT area, valid, residents FROM area_population ORDER BY area, valid",
         "SELECT device_id, during FROM device_version ORDER BY device_id, during",
@@ -293,6 +293,32 @@ async def test_a_mistake_is_named_and_nothing_is_applied(
         "rule": rule,
     }
     assert everything(own_city.dsn) == before
+
+
+async def test_a_gateways_life_is_tried_out_imported_and_exported(own_city: Api) -> None:
+    root = own_city.client("root")
+    before = everything(own_city.dsn)
+    text = "gateway,community,life\ngw-c01-b,c01,retired\n"
+    needed = is_problem(await post(root, {"gateways.csv": text}), 422, "registry.refused")
+    (error,) = needed["errors"]
+    assert (error["place"], error["column"]) == ("gateways.csv:2", "life")
+    devices = "device,kind,gateway,area,life\nc01-bin-001,bin,gw-c01-b,c01-g01,retired\n"
+    files = {"gateways.csv": text, "devices.csv": devices}
+    tried = await post(root, files, dry_run=True)
+    assert tried.status_code == 200, tried.text
+    assert [
+        (one["table"], one["id"], one["column"], one["before"], one["after"])
+        for one in tried.json()["changed"]
+    ] == [
+        ("gateway", "gw-c01-b", "life", "in_service", "retired"),
+        ("device", "c01-bin-001", "life", "in_service", "retired"),
+    ]
+    assert everything(own_city.dsn) == before
+    assert (await post(root, files)).status_code == 200
+    book = await root.get(f"{EXPORT}.xlsx?table=gateway")
+    rows = list(load_workbook(io.BytesIO(book.content))["gateway"].values)
+    assert rows[0] == ("gateway", "community", "name", "life")
+    assert [row[3] for row in rows[1:] if row[0] == "gw-c01-b"] == ["retired"]
 
 
 async def test_every_mistake_of_every_file_is_told(city: Api) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from ingest.indicator_rules import COMMUNITY, INDICATOR_RULES
 from tests.api.conftest import INCIDENTS, NOW, Api, running
 from tests.services import Broker
 
@@ -119,6 +120,59 @@ async def test_standing_and_stale_are_those_of_the_end(city: Api) -> None:
     found = (await city.client("li").get(QUALITY.format("c01"))).json()
     assert found["standing"] == row[0] > 0
     assert 0 <= found["stale"] <= found["standing"]
+
+
+def stand(conn: psycopg.Connection, rule: str, kind: str, age: timedelta) -> str:
+    """An alert on all of c01 that stands for so long."""
+    row = conn.execute(
+        """
+        WITH raised AS (
+            INSERT INTO alert (id, rule, severity, kind, gateway, community, area, active, standing,
+                               raised_at, last_raised_at, received_at, changed_at)
+            SELECT gen_random_uuid(), %(rule)s, 'minor', %(kind)s, 'c01', 'c01', 'c01', true, 1,
+                   %(at)s, %(at)s, %(at)s, %(at)s
+            RETURNING *
+        )
+        INSERT INTO alert_occurrence (alert, rule, gateway, active, raised_at, received_at)
+        SELECT id, rule, gateway, true, raised_at, received_at FROM raised
+        RETURNING alert
+        """,
+        {"rule": rule, "kind": kind, "at": NOW - age},
+    ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+async def test_what_is_meant_to_last_a_week_is_not_stale_but_counted_by_itself(
+    own_city: Api,
+) -> None:
+    client, between = own_city.client("li"), {"to": NOW.isoformat()}
+    path = QUALITY.format("c01")
+    before = (await client.get(path, params=between)).json()
+    assert before["lasting"] == 0
+    with psycopg.connect(own_city.dsn) as conn:
+        week, weeks = timedelta(days=7), timedelta(days=20)
+        ages = (week, weeks, timedelta(hours=1), week)
+        lasting = {
+            stand(conn, one.rule.id, COMMUNITY, age)
+            for one, age in zip(INDICATOR_RULES, ages, strict=True)
+        }
+        flood = stand(conn, "alerts.flood", COMMUNITY, timedelta(days=2))
+    after = (await client.get(path, params=between)).json()
+    assert (after["lasting"], after["stale"]) == (4, before["stale"] + 1)
+    assert after["standing"] == before["standing"] + 5
+    # Before they were raised there were fewer.
+    then = {"to": (NOW - timedelta(days=10)).isoformat()}
+    assert (await client.get(path, params=then)).json()["lasting"] == 1
+    # The desk says the same of each.
+    listed = (await client.get("/api/v1/alerts", params={"status": "stale"})).json()["items"]
+    assert flood in {one["id"] for one in listed}
+    assert not lasting & {one["id"] for one in listed}
+    active = (await client.get("/api/v1/alerts", params={"status": "active"})).json()["items"]
+    assert {one["id"]: one["stale"] for one in active if one["id"] in {*lasting, flood}} == {
+        **dict.fromkeys(lasting, False),
+        flood: True,
+    }
 
 
 @pytest.mark.parametrize(

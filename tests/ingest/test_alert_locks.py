@@ -17,7 +17,7 @@ from edge_agent.kinds.bin import BinReading
 from ingest.alerts import Clear, Raise
 from ingest.kinds import DEVICE_REFUSED
 from ingest.notify.chains import BUILT_IN
-from ingest.store import alerts, notifications
+from ingest.store import alerts, escalations
 from ingest.store.alerts import Change, Subject
 from ingest.writer import Writer
 from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
@@ -73,7 +73,7 @@ def test_whoever_tells_people_of_an_alert_keeps_no_lane_waiting(bench: Bench) ->
     feed(writer, bench.event(1, alarm("raised")))
     alert = bench.value("SELECT id FROM alert")
     with psycopg.connect(bench.dsn) as telling:
-        assert notifications.begin(telling, alert, BUILT_IN["critical"], NOW)
+        assert escalations.begin(telling, alert, BUILT_IN["critical"], NOW)
         assert writer.connection is not None
         writer.connection.execute("SET lock_timeout = '1s'")
         subject = writer.subject(GATEWAY, "c01-alarm-001")

@@ -107,7 +107,9 @@ def test_circuit(dark: int, lamps: int, expected: bool) -> None:
 )
 def test_stale_after_a_day(seconds: int, cleared: int | None, expected: bool) -> None:
     ended = None if cleared is None else START + timedelta(seconds=cleared)
-    assert hygiene.is_stale(START, ended, START + timedelta(seconds=seconds)) is expected
+    now = START + timedelta(seconds=seconds)
+    assert hygiene.is_stale("lamp.dark", START, ended, now) is expected
+    assert hygiene.is_stale("indicator.lighting_uptime", START, ended, now) is False
 
 
 def test_what_endangers_people_or_may_be_a_crime_is_never_muted() -> None:

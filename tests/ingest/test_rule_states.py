@@ -22,8 +22,8 @@ from ingest.projection import Projection
 from ingest.rule_engine import Custom, Seen
 from ingest.rules import RuleBook, Version
 from ingest.store.devices import Device, Registry, State
-from tests.ingest.test_rule_engine import (
 from tests.ingest.community import heard
+from tests.ingest.test_rule_engine import (
     BINS,
     DENIED,
     GATE,

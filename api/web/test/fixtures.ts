@@ -90,6 +90,7 @@ export function overview(changes: Partial<Overview> = {}): Overview {
         outbox_hours: 412.5,
         clock: 'synchronized',
         version: '0.1.0',
+        life: 'in_service',
       },
     ],
     children: [],

@@ -59,7 +59,8 @@ def place(town_dsn: str, mailbox: Mailbox) -> Iterator[Town]:
         conn.execute("ALTER TABLE case_history DISABLE TRIGGER USER")
         for table in (
             "notification", "notification_message", "notification_escalation",
-            "notification_chain", "notification_preference", "notification_channel",
+            "notification_chain", "notification_preference", "webhook_former_secret",
+            "webhook_history", "notification_channel",
             "case_step", "case_history", "case_alert", "alert_case", "alert_history",
             "alert_occurrence", "alert",
         ):  # fmt: skip

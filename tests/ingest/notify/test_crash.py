@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ingest import failpoints
-from ingest.store import notifications as stored
+from ingest.store import messages
 from tests.ingest.notify.town import Receiver, Town
 from tests.services import until
 
@@ -76,7 +76,7 @@ def test_killed_it_is_told_once_or_twice_with_the_same_key_and_never_silent(
         assert process.wait(DEADLINE_S) == -signal.SIGKILL, (tmp_path / "notify.log").read_text()
     assert len(receiver.requests) == heard
     chained.watch.now = datetime.now(UTC)
-    stored.recover(chained.conn, chained.watch.now)
+    messages.recover(chained.conn, chained.watch.now)
     chained.tell()
     assert len(receiver.requests) == heard + 1
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1

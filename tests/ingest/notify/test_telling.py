@@ -11,7 +11,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from ingest.alerts import Raise, Shelve, Suppress, Unshelve, Unsuppress
-from ingest.store import notifications as stored
+from ingest.store import notifications
 from tests.ingest.notify.town import Mailbox, Town
 
 FOUR_STEPS: list[dict[str, Any]] = [
@@ -329,7 +329,7 @@ def test_an_idle_second_reads_no_table_through(place: Town) -> None:
         plan = "\n".join(
             line
             for (line,) in place.conn.execute(
-                f"EXPLAIN {stored.HAS_WORK}", {"now": place.watch.now}
+                f"EXPLAIN {notifications.HAS_WORK}", {"now": place.watch.now}
             )
         )
     assert "Seq Scan" not in plan, plan

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -78,6 +78,32 @@ def test_what_fails_is_sent_again_under_its_key_and_what_follows_waits(
     assert receiver.requests[0].body == receiver.requests[2].body
 
 
+def test_what_waits_while_a_secret_is_replaced_is_signed_by_both_and_then_by_the_new_one(
+    place: Town, receiver: Receiver
+) -> None:
+    hook, old = place.webhook(receiver.url)
+    place.chain("c01", steps=to(hook))
+    receiver.answer = 503
+    place.raise_(place.device())
+    place.tell()
+    new = webhook.new_secret()
+    place.conn.execute(
+        "INSERT INTO webhook_former_secret VALUES (%s, %s, %s)",
+        (hook, old, place.watch.now + timedelta(seconds=10)),
+    )
+    place.conn.execute("UPDATE notification_channel SET secret = %s WHERE id = %s", (new, hook))
+    verified: list[tuple[bool, bool]] = []
+    for request, seconds in ((0, 0), (1, 5), (2, 10)):
+        place.tell(seconds=seconds)
+        sent, now = receiver.requests[request], int(place.watch.now.timestamp())
+        seen = [verify(one, sent.headers, sent.body, now) for one in (old, new)]
+        verified.append((seen[0], seen[1]))
+    assert verified == [(True, False), (True, True), (False, True)]
+    # Whatever signed it, it is the same message.
+    assert len({sent.headers["webhook-id"] for sent in receiver.requests}) == 1
+    assert len({sent.body for sent in receiver.requests}) == 1
+
+
 def test_nobody_is_sent_on_by_a_redirect(place: Town, receiver: Receiver) -> None:
     hook, _ = place.webhook(receiver.url)
     place.chain("c01", steps=to(hook))
@@ -127,7 +153,7 @@ def test_a_name_that_leads_inside_when_it_is_called_is_not_called(
     url = f"https://hook.example.org:{receiver.port}/hook"
     assert str(check(url).ip) == "8.8.8.8"
     outcome = webhook.send(
-        url, webhook.new_secret(), uuid7(), b"{}", now=place.watch.now, allow_private=False
+        url, [webhook.new_secret()], uuid7(), b"{}", now=place.watch.now, allow_private=False
     )
     assert (outcome.sent, outcome.error, outcome.final) == (False, "url.private", True)
     assert receiver.requests == []
@@ -148,7 +174,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_called(
     monkeypatch.setattr(addresses.socket, "getaddrinfo", once)
     url = f"http://hook.example.org:{receiver.port}/hook?a=1"
     secret = webhook.new_secret()
-    outcome = webhook.send(url, secret, uuid7(), b"{}", now=place.watch.now, allow_private=True)
+    outcome = webhook.send(url, [secret], uuid7(), b"{}", now=place.watch.now, allow_private=True)
     assert outcome.sent
     assert asked == ["hook.example.org"]
     (request,) = receiver.requests

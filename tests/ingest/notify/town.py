@@ -27,8 +27,7 @@ from ingest.notify.messengers import Gateways
 from ingest.notify.recipients import Preferences
 from ingest.notify.webhook import new_secret
 from ingest.rules import Rule, Severity
-from ingest.store import alerts
-from ingest.store import notifications as stored
+from ingest.store import alerts, notifications
 
 # Monday, 10:00 in Shanghai.
 START = datetime(2026, 11, 23, 2, tzinfo=UTC)
@@ -312,7 +311,7 @@ class Town:
         ).fetchall()
 
     def idle(self) -> bool:
-        return not stored.has_work(self.conn, self.watch.now)
+        return not notifications.has_work(self.conn, self.watch.now)
 
 
 @contextmanager

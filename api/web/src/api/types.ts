@@ -175,6 +175,7 @@ export interface Gateway {
   readonly outbox_hours: number | null;
   readonly clock: string;
   readonly version: string | null;
+  readonly life: Life;
 }
 
 export interface ChildArea {

@@ -76,6 +76,9 @@ function Row({ gateway }: { gateway: Gateway }) {
       <th scope="row">
         {gateway.name ?? gateway.gateway}
         {gateway.name && <span class="muted small block">{gateway.gateway}</span>}
+        {gateway.life !== 'in_service' && (
+          <span class="muted small block">{t(`life.${gateway.life}`)}</span>
+        )}
       </th>
       <td data-label={t('gateway.community')}>{areaName(gateway.community)}</td>
       <td data-label={t('gateway.link')}>
