@@ -27,8 +27,10 @@ from deploy.installation import Account, Installation, Role, environment, module
 from deploy.services import HOST, Process, ServiceError, rotate, write_private
 from deploy.verify import compare, contains, outages, percentile
 from ingest.kinds import DEFAULT_RULES
+from simulators.scenario import Scenario
 
 SCENARIO = "community_day"
+# For how long everything is in service when a new demo begins.
 HISTORY = timedelta(hours=24)
 # A drained outbox needs its acknowledgements; a demo that is only left need not wait for them.
 DRAIN_TIMEOUT_S = 60.0
@@ -50,11 +52,11 @@ class Options:
     """What `demo` was asked for."""
 
     data: Path
-    communities: int
-    seed: int
+    scenario: Scenario
     seconds: float | None = None  # of live operation, then stop by itself; None: until Ctrl-C
     result: Path | None = None
     ingest_processes: int = 1
+    file: str = SCENARIO  # as the simulators are told which scenario it is
 
 
 # -- the live stream, as a console sees it ------------------------------------------------------
@@ -247,7 +249,9 @@ class Demo:
             self.installation.watch()
             if not self.simulation.process.running:
                 raise ServiceError(f"the simulators ended:\n{self.simulation.process.tail()}")
-            self.simulation.next(0.2)
+            said = self.simulation.next(0.2)
+            if said is not None and said["phase"] == "timetable":
+                self.say(f"{said['second']:5g} s  {said['line']}")
             if self.listener.first_reading is not None and not told:
                 told = True
                 after = self.listener.first_reading - self.begun
@@ -352,21 +356,28 @@ class Demo:
             ServiceError: The folder holds another city; each needs a folder of its own.
         """
         path = self.data / "demo.json"
-        wanted = {"communities": self.options.communities, "seed": self.options.seed}
+        scenario = self.options.scenario
+        wanted: dict[str, object] = {
+            "scenario": self.options.file,
+            "communities": scenario.communities,
+            "seed": scenario.seed,
+        }
         if not path.exists():
             since = datetime.fromtimestamp(self.begun, UTC) - HISTORY
             write_private(path, {**wanted, "in_service_from": since.isoformat()})
-        found = json.loads(path.read_text())
+        found = {"scenario": SCENARIO, **json.loads(path.read_text())}
         since = datetime.fromisoformat(found.pop("in_service_from"))
         if found != wanted:
             raise ServiceError(
                 f"{self.data} holds a demo of {found['communities']} communities with seed "
-                f"{found['seed']}: remove that folder, or choose another with --data"
+                f"{found['seed']}, scenario {found['scenario']}: remove that folder, or choose "
+                "another with --data"
             )
         return since
 
     def _register(self, since: datetime) -> None:
         command = [sys.executable, "-P", "-m", "simulators", "registry", *self._city()]
+        command += ["--scenario", self.options.file]
         command += ["--in-service-from", since.isoformat(), "--out", str(self._registry)]
         done = subprocess.run(  # noqa: S603 - our own program
             command, env=environment(), capture_output=True, text=True, check=False
@@ -387,13 +398,12 @@ class Demo:
         return [("admin", "admin", ""), ("property", "property", row[0]), ("police", "police", "")]
 
     def _city(self) -> list[str]:
-        options = self.options
-        return ["--communities", str(options.communities), "--seed", str(options.seed)]
+        scenario = self.options.scenario
+        return ["--communities", str(scenario.communities), "--seed", str(scenario.seed)]
 
     def _simulate(self) -> Simulation:
         one = self.installation
-        arguments = [SCENARIO, *self._city(), "--registry", str(self._registry)]
-        arguments += ["--history-hours", f"{HISTORY / timedelta(hours=1):g}"]
+        arguments = [self.options.file, *self._city(), "--registry", str(self._registry)]
         arguments += ["--broker-host", HOST, "--broker-port", str(one.ports.broker)]
         arguments += ["--ca", str(one.pki / "ca.crt"), "--certificates", str(self._certificates)]
         arguments += ["--data", str(self.data / "sim")]

@@ -19,10 +19,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.demo import Demo, Options
+from deploy.demo import SCENARIO, Demo, Options
 from deploy.installation import INGEST_PROCESSES_MAX, Installation, environment, running
 from deploy.services import ServiceError, rotate, settings_for_machine
 from ingest.errors import IngestError
+from simulators.errors import ScenarioError
+from simulators.scenario import change, find, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -58,8 +60,13 @@ IngestOption = Annotated[
 @app.command()
 def demo(
     data: DataOption = None,
-    communities: Annotated[int, typer.Option(min=1, max=99, help="How many.")] = 16,
-    seed: Annotated[int, typer.Option(help="Same seed, same city, same day.")] = 1,
+    scenario: Annotated[
+        str, typer.Option(help="What happens: community_day, night, quick, or a file.")
+    ] = SCENARIO,
+    communities: Annotated[
+        int | None, typer.Option(min=1, max=99, help="How many, if not the scenario's number.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same city, same day.")] = None,
     seconds: Annotated[
         float | None,
         typer.Option(min=1, help="Run live so long in a new folder, compare with the truth, stop."),
@@ -73,16 +80,22 @@ def demo(
     begun = time.time()
     if result is not None and seconds is None:
         raise typer.BadParameter("needs --seconds", param_hint="--json")
+    try:
+        chosen = change(load(find(scenario)), seed=seed, communities=communities)
+    except ScenarioError as error:
+        raise typer.BadParameter(str(error), param_hint="--scenario") from error
     temporary = None
     if seconds is None:
-        folder = data or data_folder("demo")
+        folder = data or data_folder(
+            "demo" if scenario == SCENARIO else f"demo-{Path(scenario).stem}"
+        )
     elif data is None:
         folder = temporary = Path(tempfile.mkdtemp(prefix="linli-demo-"))
     elif data.exists() and any(data.iterdir()):
         raise typer.BadParameter("must be empty with --seconds", param_hint="--data")
     else:
         folder = data
-    options = Options(folder.absolute(), communities, seed, seconds, result, ingest_processes)
+    options = Options(folder.absolute(), chosen, seconds, result, ingest_processes, scenario)
     status = _run_demo(Demo(options, console, begun))
     if temporary is not None:
         if status == 1:

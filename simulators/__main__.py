@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -17,11 +17,13 @@ import typer
 from edge_agent.clock import SystemClock
 from edge_agent.errors import EdgeError
 from simulators import registry
-from simulators.errors import ScenarioError, SimulatorError
-from simulators.fleet import Broker, Fleet
-from simulators.registry import COMMUNITIES_MAX, City
-from simulators.scenario import BUILT_IN, Scenario, load
+from simulators.errors import LedgerError, ScenarioError, SimulatorError
+from simulators.fleet import Fleet
+from simulators.members import Broker
+from simulators.registry import COMMUNITIES_MAX
+from simulators.scenario import Scenario, change, find, load
 from simulators.spans import instant, micros
+from simulators.town import Town
 from simulators.truth import FILE, Ledger, settle
 from simulators.world import World
 
@@ -42,15 +44,19 @@ def write_registry(
     in_service_from: Annotated[
         str | None, typer.Option(help="ISO instant with a zone; by default a day ago.")
     ] = None,
-    communities: Annotated[int, typer.Option(min=1, max=COMMUNITIES_MAX)] = 16,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    scenario: Annotated[str, typer.Option(help="Whose city.")] = "community_day",
+    communities: Communities = None,
+    seed: Seed = None,
 ) -> None:
     """Write the registry files of a simulated city."""
     since = datetime.now(UTC) - timedelta(days=1)
     if in_service_from is not None:
         since = _instant(in_service_from)
-    city = registry.build(seed, communities, since)
-    for file in registry.write(city, out):
+    try:
+        chosen = change(load(find(scenario)), seed=seed, communities=communities)
+    except SimulatorError as error:
+        _refuse(error)
+    for file in registry.write(chosen.city(since), out):
         print(file)
 
 
@@ -80,6 +86,14 @@ def run(
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Stop by itself after being live for this long.")
     ] = None,
+    on_cue: Annotated[
+        bool,
+        typer.Option(
+            "--on-cue",
+            help="Play each line of the timetable when a line comes on standard input, not by"
+            " the clock.",
+        ),
+    ] = False,
 ) -> None:
     """Replay the past of a city, then keep it alive until stopped.
 
@@ -91,14 +105,16 @@ def run(
         level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
     try:
-        chosen = _chosen(load(_file(scenario)), seed, communities, history_hours)
+        chosen = change(
+            load(find(scenario)), seed=seed, communities=communities, history_hours=history_hours
+        )
         ledger = Ledger(data / FILE)
         world = _world(ledger, chosen, registry_folder)
         broker = Broker(broker_host[0], broker_port, ca, certificates, tuple(broker_host[1:]))
         broker.check(gateway.gateway for gateway in world.city.gateways)
     except SimulatorError as error:
         _refuse(error)
-    fleet = Fleet(chosen, world, ledger, broker, data, SystemClock(), _tell)
+    fleet = Fleet(chosen, world, ledger, broker, data, SystemClock(), _tell, on_cue=on_cue)
     accepted_before = ledger.accepted
     try:
         drained = asyncio.run(_until_stopped(fleet, seconds))
@@ -145,7 +161,18 @@ async def _until_stopped(fleet: Fleet, seconds: float | None) -> bool:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    if fleet.on_cue:
+        loop.add_reader(sys.stdin.fileno(), _hear, loop, fleet.cue)
     return await fleet.run(seconds)
+
+
+def _hear(loop: asyncio.AbstractEventLoop, cue: Callable[[], None]) -> None:
+    """Pass on a cue for each line of standard input, until it ends."""
+    said = os.read(sys.stdin.fileno(), 4_096)
+    for _ in range(said.count(b"\n")):
+        cue()
+    if not said:
+        loop.remove_reader(sys.stdin.fileno())
 
 
 def _world(ledger: Ledger, scenario: Scenario, registry_folder: Path | None) -> World:
@@ -158,35 +185,21 @@ def _world(ledger: Ledger, scenario: Scenario, registry_folder: Path | None) -> 
     since = datetime.now(UTC) - timedelta(hours=scenario.history.hours)
     if registry_folder is not None:
         since = registry.in_service_from(registry_folder)
-    seed, communities = ledger.own(scenario.seed, scenario.communities)
+    ledger.own(scenario.seed, scenario.communities)
+    town = "" if scenario.town is None else scenario.town.model_dump_json()
+    if ledger.agree("town", town) != town:
+        raise LedgerError(f"{ledger.file}: belongs to another town; choose another folder")
     since_us = int(ledger.agree("in_service_us", micros(since)))
-    city = registry.build(seed, communities, instant(since_us))
-    return World(seed, city, ledger.faults())
+    return World(scenario.seed, scenario.city(instant(since_us)), ledger.faults())
 
 
 def _known_world(ledger: Ledger) -> World:
     seed, communities = ledger.owner()
     since_us = int(ledger.get("in_service_us") or 0)
-    city: City = registry.build(seed, communities, instant(since_us))
-    return World(seed, city, ledger.faults())
-
-
-def _chosen(
-    scenario: Scenario, seed: int | None, communities: int | None, history_hours: float | None
-) -> Scenario:
-    changes: dict[str, object] = {}
-    if seed is not None:
-        changes["seed"] = seed
-    if communities is not None:
-        changes["communities"] = communities
-    if history_hours is not None:
-        changes["history"] = scenario.history.model_copy(update={"hours": history_hours})
-    return scenario.model_copy(update=changes)
-
-
-def _file(scenario: str) -> Path:
-    built_in = BUILT_IN / f"{scenario}.toml"
-    return built_in if built_in.is_file() else Path(scenario)
+    known = ledger.get("town")
+    town = Town.model_validate_json(known) if known else None
+    scenario = Scenario(name="settled", seed=seed, communities=communities, town=town)
+    return World(seed, scenario.city(instant(since_us)), ledger.faults())
 
 
 def _instant(text: str) -> datetime:

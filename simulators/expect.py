@@ -14,21 +14,33 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from simulators.faults import Fault, FaultKind
-from simulators.registry import REPORTING_PERIOD_S
+from simulators.registry import STATUS_INTERVAL_S, City
 from simulators.spans import SECOND, Span, clip, intersect, normal
 from simulators.world import World, night_of
 
 LAMP_DARK_S: Final = 300
 DAY_BURNER_S: Final = 900
-DEVICE_SILENT_S: Final = 3 * REPORTING_PERIOD_S + 60
-STATUS_INTERVAL_S: Final = 5
-GATEWAY_SILENT_S: Final = 3 * STATUS_INTERVAL_S
-# A link must be cut for this long before its silence is surely noticed.
-OUTAGE_MIN_US: Final = (GATEWAY_SILENT_S + 10) * SECOND
+DEVICE_SILENT_S: Final = 60
+# Of these many reporting periods, or status intervals, somebody is silent.
+SILENT_AFTER: Final = 3
+_NOTICED_S: Final = 10
 # How late the server may look at what only time decides.
 _LOOKING_US: Final = 15 * SECOND
 _SLACK_US: Final = SECOND
-_MAX_SILENCE_US: Final = 3 * REPORTING_PERIOD_S * SECOND
+
+
+def max_silence_us(city: City) -> int:
+    """Return for how long a reading holds in a city that hears nothing after it."""
+    return SILENT_AFTER * city.reporting_period_s * SECOND
+
+
+def outage_min_us(status_interval_s: int = STATUS_INTERVAL_S) -> int:
+    """Return for how long a link must be cut before its silence is surely noticed."""
+    return (SILENT_AFTER * status_interval_s + _NOTICED_S) * SECOND
+
+
+# Wherever status intervals are no longer than usual.
+OUTAGE_MIN_US: Final = outage_min_us()
 
 
 class Expected(NamedTuple):
@@ -78,17 +90,18 @@ class Evidence:
 def expected_alerts(world: World, evidence: Evidence) -> list[Expected]:
     """Return the alerts that must have been raised, by their beginning."""
     alerts = [alert for fault in world.faults for alert in _of(world, fault, evidence)]
+    interval_s = world.city.status_interval_s
     alerts += [
         Expected(
             "gateway.silent",
             gateway,
             # The last status came up to one interval before the cut.
-            cut + (GATEWAY_SILENT_S - STATUS_INTERVAL_S - 1) * SECOND,
-            cut + GATEWAY_SILENT_S * SECOND + _LOOKING_US,
+            cut + ((SILENT_AFTER - 1) * interval_s - 1) * SECOND,
+            cut + SILENT_AFTER * interval_s * SECOND + _LOOKING_US,
             cut,
         )
         for gateway, cut, healed in evidence.outages
-        if healed - cut >= OUTAGE_MIN_US
+        if healed - cut >= outage_min_us(interval_s)
     ]
     return sorted(alerts, key=lambda alert: (alert.from_us, alert.rule, alert.subject))
 
@@ -115,7 +128,7 @@ def _of(world: World, fault: Fault, evidence: Evidence) -> Iterator[Expected]:
         case FaultKind.ALARM | FaultKind.ALARM_ABORTED:
             yield from _told(f"alarm.{fault.detail}", fault, evidence)
         case FaultKind.DEVICE_DEAD:
-            yield from _silent(fault, evidence)
+            yield from _silent(world, fault, evidence)
         case FaultKind.ALARM_TEST | FaultKind.GATEWAY_SILENT:
             # A test alerts nobody; a cut link is expected where it really was cut.
             pass
@@ -139,7 +152,7 @@ def _held(
         return
     deadline = cause + on_delay_s * SECOND
     confirmed = evidence.last(device, deadline)
-    known = confirmed is not None and confirmed + _MAX_SILENCE_US >= deadline
+    known = confirmed is not None and confirmed + max_silence_us(world.city) >= deadline
     gateway = world.city.by_id[device].gateway
     if deadline < span[1] and known and evidence.latest.get(gateway, 0) >= deadline:
         yield Expected(rule, device, deadline, deadline + _SLACK_US, cause)
@@ -159,7 +172,7 @@ def _told(rule: str, fault: Fault, evidence: Evidence) -> Iterator[Expected]:
         yield Expected(rule, fault.target, at, at + _SLACK_US, at)
 
 
-def _silent(fault: Fault, evidence: Evidence) -> Iterator[Expected]:
+def _silent(world: World, fault: Fault, evidence: Evidence) -> Iterator[Expected]:
     """Yield the alert on a device that went silent while its gateway was heard.
 
     Silence is measured in the server's time, so it is expected of live operation only.
@@ -168,7 +181,7 @@ def _silent(fault: Fault, evidence: Evidence) -> Iterator[Expected]:
         last = evidence.last(fault.target, fault.from_us)
         if last is None or not start < fault.from_us < end:
             continue
-        noticed = last + DEVICE_SILENT_S * SECOND
+        noticed = last + max_silence_us(world.city) + DEVICE_SILENT_S * SECOND
         if noticed + _LOOKING_US < min(fault.to_us, end):
             yield Expected(
                 "device.silent", fault.target, noticed - _SLACK_US, noticed + _LOOKING_US, last

@@ -3,14 +3,18 @@
 
 A fault is written down before it happens and never changed, so a restart knows what was and what
 is still to come. `simulators.fate` draws those of the past, a scenario's script makes those of a
-live run.
+live run. Only a fault that stands (`STANDING_US`) is given its end later, when a timetable ends it.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-from simulators.spans import Span
+from simulators.spans import Span, micros
+
+#: Where a fault ends of which nobody knows yet when it ends.
+STANDING_US: Final = micros(datetime(2100, 1, 1, tzinfo=UTC))
 
 
 class FaultKind(StrEnum):

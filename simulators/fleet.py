@@ -7,9 +7,8 @@ it is for an agent (the past) or lets it decide itself (live), cuts lines, and k
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,22 +16,15 @@ from typing import Final
 
 from edge_agent.agent import Agent
 from edge_agent.clock import Clock
-from edge_agent.config import (
-    AgentConfig,
-    BrokerConfig,
-    PseudonymConfig,
-    PublishingConfig,
-    SamplingConfig,
-)
 from edge_agent.outbox import LANES, Accepted
 from simulators.chance import Draw
-from simulators.errors import ScenarioError
-from simulators.expect import OUTAGE_MIN_US, STATUS_INTERVAL_S
+from simulators.expect import outage_min_us
 from simulators.fate import Fate
 from simulators.faults import Fault, FaultKind
 from simulators.kinds import AnyDriver, driver, timeline
-from simulators.link import HOST, Link
-from simulators.registry import Gateway
+from simulators.link import Link
+from simulators.members import Broker, Member, configuration
+from simulators.play import Player
 from simulators.scenario import Recurring, Scenario, Trouble
 from simulators.spans import HOUR, SECOND, instant, micros, seconds
 from simulators.timetable import Timetable
@@ -41,17 +33,9 @@ from simulators.world import World
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL_S: Final = 1.0
-HEARTBEAT_S: Final = 60.0
-RECONNECT_MAX_S: Final = 2.0
-KEEPALIVE_S: Final = 15
-# Two of these, and a node that died without a word is left before its gateways are taken for
-# silent.
-CLUSTER_KEEPALIVE_S: Final = 5
 # Messages a gateway may have under way while the past is replayed: the server's answers set the
 # pace, and a heartbeat sent in between is not kept waiting long enough to be missed.
 BACKLOG_MAX: Final = 20
-BACKLOG_AFTER_S: Final = 1e9
 DRAIN_MAX_S: Final = 60.0
 _LOOK_S: Final = 0.02
 _REPORT_S: Final = 0.5
@@ -60,54 +44,6 @@ _AHEAD_US: Final = 30 * SECOND
 _LOCAL_HOSTS: Final = frozenset({"127.0.0.1", "localhost"})
 
 Report = Callable[[Mapping[str, object]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """Where the broker is, and where the gateways' certificates and keys lie.
-
-    ``hosts`` are further nodes of it, if it is a cluster.
-    """
-
-    host: str
-    port: int
-    ca: Path
-    certificates: Path
-    hosts: tuple[str, ...] = ()
-
-    def identity(self, gateway: str) -> tuple[Path, Path]:
-        """Return a gateway's certificate and key.
-
-        ``<gateway>.crt`` and ``.key``, or ``client.crt`` and ``.key`` in the folder that
-        ``linli-ingest gateway add`` wrote for the gateway.
-        """
-        folder = self.certificates / gateway
-        if folder.is_dir():
-            return folder / "client.crt", folder / "client.key"
-        return self.certificates / f"{gateway}.crt", self.certificates / f"{gateway}.key"
-
-    def check(self, gateways: Iterable[str]) -> None:
-        """Look whether everything is there.
-
-        Raises:
-            ScenarioError: Files are missing.
-        """
-        files = [self.ca, *(file for gateway in gateways for file in self.identity(gateway))]
-        missing = [f"{file}: no such file" for file in files if not file.is_file()]
-        if missing:
-            raise ScenarioError(missing)
-
-
-@dataclass(slots=True)
-class Member:
-    """One gateway: its agent, its virtual devices, its line, and up to when it has replayed."""
-
-    gateway: Gateway
-    agent: Agent
-    drivers: Sequence[AnyDriver]
-    link: Link | None
-    told_us: int | None = None
-    cut_us: int | None = None
 
 
 class Fleet:
@@ -122,6 +58,8 @@ class Fleet:
         data: Path,
         clock: Clock,
         report: Report,
+        *,
+        on_cue: bool = False,
     ) -> None:
         """Nothing is opened before `run`.
 
@@ -133,6 +71,7 @@ class Fleet:
             data: Each gateway keeps its outbox in ``gateways/<gateway>`` of this folder.
             clock: What the agents take for the time.
             report: Called with each step of progress.
+            on_cue: Whether each line of the timetable waits for `cue`, not for its second.
         """
         self._scenario = scenario
         self._world = world
@@ -147,6 +86,10 @@ class Fleet:
         self._accepted_before = ledger.accepted
         self._stop = asyncio.Event()
         self._live = False
+        self._player = Player(
+            scenario.live.timetable, world, ledger, self, self._now_us, self._timetable
+        )
+        self.on_cue = on_cue
 
     def stop(self) -> None:
         """Ask `run` to come to an end in good order."""
@@ -197,7 +140,7 @@ class Fleet:
             drivers = [
                 driver(self._world, device) for device in self._world.city.behind(gateway.gateway)
             ]
-            config = self._config(gateway, link)
+            config = configuration(gateway, self._world.city, self._broker, link, self._data)
             agent = await asyncio.to_thread(Agent, config, drivers, self._clock)
             agent.accepted = partial(self._take, gateway.gateway)
             self._members.append(Member(gateway, agent, drivers, link))
@@ -205,33 +148,6 @@ class Fleet:
         progress = self._ledger.progress()
         for member in self._members:
             member.told_us = progress.get(member.gateway.gateway)
-
-    def _config(self, gateway: Gateway, link: Link | None) -> AgentConfig:
-        folder = self._data / "gateways"
-        certificate, key = self._broker.identity(gateway.gateway)
-        return AgentConfig(
-            gateway=gateway.gateway,
-            community=gateway.community,
-            data=folder / gateway.gateway,
-            broker=BrokerConfig(
-                host=self._broker.host if link is None else HOST,
-                hosts=self._broker.hosts if link is None else (),
-                port=self._broker.port if link is None else link.port,
-                ca=self._broker.ca,
-                certificate=certificate,
-                key=key,
-                keepalive_s=CLUSTER_KEEPALIVE_S if self._broker.hosts else KEEPALIVE_S,
-                reconnect_delay_max_s=RECONNECT_MAX_S,
-            ),
-            sampling=SamplingConfig(
-                poll_interval_s=POLL_INTERVAL_S,
-                heartbeat_s=HEARTBEAT_S,
-                status_interval_s=STATUS_INTERVAL_S,
-            ),
-            # The past is replayed, and told in order.
-            publishing=PublishingConfig(backlog_after_s=BACKLOG_AFTER_S),
-            pseudonym=PseudonymConfig(key_file=folder / f"{gateway.community}.key"),
-        )
 
     def _take_over(self, gateway: str, agent: Agent) -> None:
         for lane in LANES:
@@ -379,7 +295,7 @@ class Fleet:
         look(after_us)
 
     def _plan(self, now_us: int) -> None:
-        """Decide the script, and have the programme decided as it comes."""
+        """Decide the script, and have programme and timetable decided as they come."""
         script = sorted(
             enumerate(self._scenario.live.script),
             # A gateway that will be cut off must be known before its devices are chosen.
@@ -388,6 +304,10 @@ class Fleet:
         for index, trouble in script:
             draw = self._world.draw("script", now_us, index)
             self._cause(trouble, now_us + seconds(trouble.at_s), draw)
+        self._player.restore()
+        if not self.on_cue:
+            for line in self._scenario.live.timetable:
+                self._timetable.add(now_us + seconds(line.second), lambda _: self.cue())
         for index, recurring in enumerate(self._scenario.live.programme):
             self._recur(recurring, index, now_us, 0)
 
@@ -421,39 +341,62 @@ class Fleet:
 
     def _announce(self, fault: Fault) -> None:
         if fault.kind is FaultKind.GATEWAY_SILENT:
-            member = next(one for one in self._members if one.gateway.gateway == fault.target)
-            self._timetable.add(fault.from_us, lambda _: self._cut(member))
-            self._timetable.add(fault.to_us, lambda _: self._mend(member))
+            self._timetable.add(fault.from_us, lambda _: self.cut(fault.target))
+            self._timetable.add(fault.to_us, lambda _: self.mend(fault.target))
             return
-        one = next(
-            one for member in self._members for one in member.drivers if one.device == fault.target
-        )
         # Every change a fault brings, for timelines that were asked before it was known.
-        self._expect(one, fault.from_us - 1)
+        self._expect(self._driver(fault.target), fault.from_us - 1)
 
-    def _cut(self, member: Member) -> None:
+    # -- the timetable --------------------------------------------------------------------------
+
+    def cue(self) -> None:
+        """Play the next line of the timetable; nothing after the last, nor before it is live."""
+        line = self._player.play() if self._live else None
+        if line is not None:
+            self._report({"phase": "timetable", "second": line.second, "line": str(line)})
+
+    def wake(self, device: str) -> None:
+        """Have a device ask for a poll."""
+        self._driver(device).wake()
+
+    def _driver(self, device: str) -> AnyDriver:
+        return next(
+            one for member in self._members for one in member.drivers if one.device == device
+        )
+
+    def _member(self, gateway: str) -> Member:
+        return next(member for member in self._members if member.gateway.gateway == gateway)
+
+    # -- lines ----------------------------------------------------------------------------------
+
+    def cut(self, gateway: str) -> None:
+        """Cut a gateway's link; its agent goes on measuring."""
+        member = self._member(gateway)
         if member.link is None:
-            log.warning("line cannot be cut, broker is remote gateway=%s", member.gateway.gateway)
+            log.warning("line cannot be cut, broker is remote gateway=%s", gateway)
             return
         member.cut_us = self._now_us()
-        self._ledger.cut(member.gateway.gateway, member.cut_us)
+        self._ledger.cut(gateway, member.cut_us)
         member.link.cut()
-        log.info("line cut gateway=%s", member.gateway.gateway)
+        log.info("line cut gateway=%s", gateway)
 
-    def _mend(self, member: Member) -> None:
+    def mend(self, gateway: str) -> None:
+        """Mend it; what its outbox kept is delivered."""
+        member = self._member(gateway)
         if member.link is not None and member.cut_us is not None:
             member.link.mend()
-            self._ledger.healed(member.gateway.gateway, self._now_us())
+            self._ledger.healed(gateway, self._now_us())
             member.cut_us = None
-            log.info("line mended gateway=%s", member.gateway.gateway)
+            log.info("line mended gateway=%s", gateway)
 
     async def _mend_all(self) -> None:
         """Mend every line that is cut, once its silence has surely been noticed."""
         for member in self._members:
             if member.cut_us is not None:
-                noticed_us = member.cut_us + OUTAGE_MIN_US + SECOND
+                shown_us = outage_min_us(self._world.city.status_interval_s)
+                noticed_us = member.cut_us + shown_us + SECOND
                 await asyncio.sleep(max(0.0, (noticed_us - self._now_us()) / SECOND))
-                self._mend(member)
+                self.mend(member.gateway.gateway)
 
     # -- end ------------------------------------------------------------------------------------
 

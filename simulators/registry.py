@@ -20,6 +20,7 @@ from simulators.spans import instant, micros
 
 TIME_ZONE: Final = "Asia/Shanghai"
 REPORTING_PERIOD_S: Final = 600
+STATUS_INTERVAL_S: Final = 5
 COMMUNITIES_MAX: Final = 99
 CELLS: Final = 3
 GATEWAYS: Final = ("a", "b")
@@ -39,8 +40,8 @@ ALARMS: Final[tuple[AlarmType, ...]] = (
     "fire_lane_blocked",
     "duress",
 )
-_CENTRE: Final = (30.6, 104.0)
-_CITY: Final = ("邻里市", "Linli City")
+CENTRE: Final = (30.6, 104.0)
+CITY: Final = ("邻里市", "Linli City")
 # Invented names; what they share with real places is chance.
 _NAMES: Final = (
     ("桂园", "Guiyuan"),
@@ -71,6 +72,8 @@ _DETECTORS: Final[dict[AlarmType, tuple[str, str]]] = {
     "fire_lane_blocked": ("消防通道探测器", "Fire lane detector"),
     "duress": ("胁迫报警器", "Duress button"),
 }
+#: The ``detail`` of a gate that nobody passes.
+SHUT: Final = "shut"
 _STREAMS: Final = ("residual", "kitchen", "recyclable")
 
 
@@ -100,7 +103,7 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device; ``detail`` is an alarm's type or a bin's stream."""
+    """A device; ``detail`` is an alarm's type, a bin's stream, or a gate's `SHUT`."""
 
     device: str
     kind: str
@@ -116,12 +119,18 @@ class Device:
 
 @dataclass(frozen=True)
 class City:
-    """All that is registered. ``in_service_us``: since when everything is in service."""
+    """All that is registered.
+
+    ``in_service_us``: since when everything is in service. ``reporting_period_s``: how often each
+    device is heard at least; ``status_interval_s``: how often each gateway says that it is there.
+    """
 
     areas: Sequence[Area]
     gateways: Sequence[Gateway]
     devices: Sequence[Device]
     in_service_us: int
+    reporting_period_s: int = REPORTING_PERIOD_S
+    status_interval_s: int = STATUS_INTERVAL_S
 
     @cached_property
     def by_id(self) -> dict[str, Device]:
@@ -146,7 +155,7 @@ def build(seed: int, communities: int, in_service_from: datetime) -> City:
         communities: 1 to `COMMUNITIES_MAX`.
         in_service_from: Since when the devices are in service.
     """
-    areas = [Area("city", "", "city", *_CITY, *_CENTRE, 0, 0)]
+    areas = [Area("city", "", "city", *CITY, *CENTRE, 0, 0)]
     gateways: list[Gateway] = []
     devices: list[Device] = []
     for number in range(1, communities + 1):
@@ -187,8 +196,8 @@ def _community(seed: int, number: int) -> Area:
         "community",
         f"{name}{suffix}社区",
         f"{name_en} {suffix}".strip(),
-        round(_CENTRE[0] + draw.between(-0.06, 0.06), 4),
-        round(_CENTRE[1] + draw.between(-0.06, 0.06), 4),
+        round(CENTRE[0] + draw.between(-0.06, 0.06), 4),
+        round(CENTRE[1] + draw.between(-0.06, 0.06), 4),
         households,
         int(households * draw.between(2.4, 3.0)),
     )
@@ -271,7 +280,7 @@ def write(city: City, folder: Path) -> list[Path]:
             device.name_en,
             "in_service",
             since,
-            REPORTING_PERIOD_S,
+            city.reporting_period_s,
             "" if device.rated_power_w is None else device.rated_power_w,
             device.programme,
         )

@@ -7,16 +7,28 @@ A TOML file; every mistake is reported at once as ``file:line:key: what is wrong
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from edge_agent.kinds.alarm import AlarmType
+from simulators import play, registry
 from simulators.errors import ScenarioError
 from simulators.fate import LASTS_S, WORDS
 from simulators.faults import ALARMS, FaultKind
-from simulators.registry import COMMUNITIES_MAX
+from simulators.play import Line
+from simulators.registry import COMMUNITIES_MAX, City
+from simulators.spans import instant
+from simulators.town import Town
 
 BUILT_IN: Final = Path(__file__).parent / "scenarios"
 
@@ -25,6 +37,10 @@ def _known(word: str) -> str:
     if word not in WORDS:
         raise ValueError(f"expected one of {', '.join(WORDS)}")
     return word
+
+
+def _timetable(text: object) -> object:
+    return play.read(text) if isinstance(text, str) else text
 
 
 Word = Annotated[str, AfterValidator(_known)]
@@ -74,6 +90,9 @@ class Live(_Table):
 
     script: tuple[Scripted, ...] = ()
     programme: tuple[Recurring, ...] = ()
+    timetable: Annotated[tuple[Line, ...], BeforeValidator(_timetable)] = Field(
+        default=(), description="what happens to whom and when, in words: see `simulators.play`"
+    )
 
 
 class Scenario(_Table):
@@ -84,6 +103,45 @@ class Scenario(_Table):
     communities: Annotated[int, Field(ge=1, le=COMMUNITIES_MAX)] = 16
     history: History = History()
     live: Live = Live()
+    town: Town | None = Field(
+        default=None, description="one community of its own, instead of some of the usual ones"
+    )
+
+    def city(self, in_service_from: datetime) -> City:
+        """Return the city in which it plays, in service since an aware instant."""
+        if self.town is not None:
+            return self.town.build(in_service_from)
+        return registry.build(self.seed, self.communities, in_service_from)
+
+
+def find(name: str) -> Path:
+    """Return the file of a scenario that comes with Linli, or that a path leads to."""
+    built_in = BUILT_IN / f"{name}.toml"
+    return built_in if built_in.is_file() else Path(name)
+
+
+def change(
+    scenario: Scenario,
+    *,
+    seed: int | None = None,
+    communities: int | None = None,
+    history_hours: float | None = None,
+) -> Scenario:
+    """Return a scenario with what somebody wants otherwise; None: as it is.
+
+    Raises:
+        ScenarioError: It has a town of its own, which is one community.
+    """
+    changes: dict[str, object] = {}
+    if seed is not None:
+        changes["seed"] = seed
+    if communities is not None:
+        if scenario.town is not None and communities != scenario.communities:
+            raise ScenarioError([f"{scenario.name}: has a town of its own, of one community"])
+        changes["communities"] = communities
+    if history_hours is not None:
+        changes["history"] = scenario.history.model_copy(update={"hours": history_hours})
+    return scenario.model_copy(update=changes)
 
 
 def load(file: Path) -> Scenario:
@@ -124,6 +182,15 @@ _CODE: Final = re.compile("[a-z][a-z0-9_]{0,63}")
 
 def _mistakes(scenario: Scenario, file: str, lines: Mapping[str, int]) -> Iterator[str]:
     """Yield what each key allows but not together with the others of its table."""
+    if scenario.town is not None:
+        if scenario.communities != 1:
+            yield f"{file}:{_line(lines, ('communities',))}:communities: a town is 1"
+        if scenario.history.a_day or scenario.live.script or scenario.live.programme:
+            where = f"{file}:{_line(lines, ('town',))}:town"
+            yield f"{where}: what happens in a town stands in its timetable only"
+    place = ("live", "timetable")
+    for mistake in play.mistakes(scenario.live.timetable, scenario.city(instant(0))):
+        yield f"{file}:{_line(lines, place)}:{_key(place)}: {mistake}"
     lists: tuple[tuple[str, tuple[Trouble, ...]], ...] = (
         ("script", scenario.live.script),
         ("programme", scenario.live.programme),

@@ -25,16 +25,20 @@ from typing import Any, Final
 
 from edge_agent.messages import Lane
 from simulators.errors import LedgerError
-from simulators.expect import OUTAGE_MIN_US, Evidence, Expected, expected_alerts
+from simulators.expect import (
+    OUTAGE_MIN_US,
+    Evidence,
+    Expected,
+    expected_alerts,
+    max_silence_us,
+)
 from simulators.faults import Fault, FaultKind
 from simulators.kinds import timeline
-from simulators.registry import REPORTING_PERIOD_S, Device
-from simulators.spans import SECOND, Span, clip, micros, normal, subtract
+from simulators.registry import Device
+from simulators.spans import Span, clip, micros, normal, subtract
 from simulators.world import World, night_of
 
 FILE: Final = "truth.sqlite"
-# A reading holds until the next one, at most this long (domain.md, Lighting).
-MAX_SILENCE_US: Final = 3 * REPORTING_PERIOD_S * SECOND
 
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -302,6 +306,15 @@ class Ledger:
             )
             self._db.commit()
 
+    def end(self, faults: Iterable[Fault], us: int) -> None:
+        """Write down when faults end that stand."""
+        with self._lock:
+            self._db.executemany(
+                "UPDATE fault SET to_us = ? WHERE target = ? AND from_us = ? AND kind = ?",
+                [(us, one.target, one.from_us, one.kind) for one in faults],
+            )
+            self._db.commit()
+
     def faults(self) -> list[Fault]:
         """Return all faults ever written down."""
         with self._lock:
@@ -445,7 +458,7 @@ def settle(ledger: Ledger, world: World) -> Settlement:
         count += 1
         lamp = world.city.by_id[name]
         told = instants[0], instants[-1]
-        observed += [(name, *span) for span in observed_of(instants)]
+        observed += [(name, *span) for span in observed_of(instants, max_silence_us(world.city))]
         mute = normal([*timeline(world, lamp).dead(), *blackouts.get(lamp.gateway, ())])
         lit += [(name, *span) for span in lit_of(world, lamp, told, mute)]
         for night in range(night_of(told[0]), night_of(told[1]) + 1):
@@ -457,11 +470,13 @@ def settle(ledger: Ledger, world: World) -> Settlement:
     return Settlement(count, len({(device, night) for device, night, _, _ in due}), len(alerts))
 
 
-def observed_of(instants: Sequence[int]) -> list[Span]:
-    """Return when a device is known, from the instants of its readings, in order."""
+def observed_of(instants: Sequence[int], holds_us: int) -> list[Span]:
+    """Return when a device is known, from the instants of its readings, in order.
+
+    A reading holds until the next one, at most for ``holds_us`` (domain.md, Lighting).
+    """
     return normal(
-        (instant, min(following, instant + MAX_SILENCE_US))
-        for instant, following in pairwise(instants)
+        (instant, min(following, instant + holds_us)) for instant, following in pairwise(instants)
     )
 
 

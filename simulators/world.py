@@ -8,6 +8,7 @@ seed gives the same trace. What caches there are hold results, never decisions.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import accumulate
@@ -75,6 +76,12 @@ class World:
         for fault in sorted(faults):
             known = self._faults.get(fault.target, ())
             self._faults[fault.target] = tuple(sorted({*known, fault}))
+
+    def end(self, faults: Iterable[Fault], us: int) -> None:
+        """Let faults that stand end at an instant that nobody has observed yet."""
+        for fault in faults:
+            others = [one for one in self._faults[fault.target] if one != fault]
+            self._faults[fault.target] = tuple(sorted([*others, replace(fault, to_us=us)]))
 
     def faults_of(self, target: str) -> tuple[Fault, ...]:
         """Return the faults of one device or gateway by their beginning."""

@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple
 from edge_agent.kinds.gate import Door, GateAction, GateReading, Passage
 from simulators.faults import FaultKind
 from simulators.kinds.base import Entry, Holding, Timeline, VirtualDriver
+from simulators.registry import SHUT
 from simulators.spans import SECOND, Span, instant
 from simulators.world import people_times
 
@@ -46,6 +47,7 @@ class GateTimeline(Timeline[GateState, Action]):
     """One gate; its blocks are local days."""
 
     def _build(self, number: int, span: Span) -> tuple[GateState, list[Entry[GateState, Action]]]:
+        passages = () if self.device.detail == SHUT else self._passages(number, span)
         troubles = self.during(FaultKind.GATE_FORCED, FaultKind.GATE_HELD_OPEN)
         before = _CLOSED
         entries: list[Entry[GateState, Action]] = []
@@ -62,7 +64,7 @@ class GateTimeline(Timeline[GateState, Action]):
         # Nobody passes a door that is out of order; who is just passing leaves it as it is.
         entries += [
             entry
-            for entry in self._passages(number, span)
+            for entry in passages
             if not any(fault.from_us <= entry.at <= fault.to_us for fault in troubles)
         ]
         entries.sort(key=lambda entry: entry.at)

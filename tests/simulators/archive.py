@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -100,6 +99,10 @@ async def archive(broker: Broker) -> AsyncGenerator[Archive]:
         try:
             yield made
         finally:
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listening
+            # More than once: aiomqtt's wait_for loses a cancellation that comes with the answer
+            # (Python 3.11).
+            while not listening.done():
+                listening.cancel()
+                await asyncio.wait([listening], timeout=0.1)
+            if not listening.cancelled():
+                listening.result()

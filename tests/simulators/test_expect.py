@@ -2,6 +2,7 @@
 """Which alerts follow from which faults, and when they must have been raised."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -163,3 +164,18 @@ def test_a_line_that_was_really_cut() -> None:
     assert alert.from_us < cut + 15 * SECOND < alert.to_us
     short = Evidence(outages=[("gw-c01-a", cut, cut + 10 * SECOND)])
     assert expected_alerts(town, short) == []
+
+
+@pytest.mark.parametrize(("status_interval_s", "shortest_s"), [(5, 25), (2, 16)])
+def test_a_link_cut_for_as_long_as_its_gateway_needs_to_be_missed(
+    status_interval_s: int, shortest_s: int
+) -> None:
+    town = world()
+    town.city = replace(town.city, status_interval_s=status_interval_s)
+    long, short = (NOON, NOON + shortest_s * SECOND), (NOON, NOON + shortest_s * SECOND - 1)
+    outages = [("gw-c01-a", *long), ("gw-c01-b", *short)]
+    (alert,) = expected_alerts(town, Evidence(outages=outages))
+    assert (alert.rule, alert.subject, alert.cause_us) == ("gateway.silent", "gw-c01-a", NOON)
+    silent_us = NOON + 3 * status_interval_s * SECOND
+    assert silent_us - (status_interval_s + 1) * SECOND == alert.from_us
+    assert silent_us + 15 * SECOND == alert.to_us

@@ -19,14 +19,15 @@ from typing import Any
 
 import pytest
 
+from edge_agent.clock import SystemClock
 from edge_agent.kinds.alarm import AlarmEvent
 from edge_agent.kinds.base import EventBase
 from edge_agent.kinds.gate import GateEvent
 from edge_agent.messages import ClockQuality
-from simulators import fleet as fleets
+from simulators import members
 from simulators.fleet import Fleet
 from simulators.registry import build
-from simulators.scenario import History, Live, Scenario, Scripted
+from simulators.scenario import History, Live, Scenario, Scripted, find, load
 from simulators.spans import HOUR, instant, micros
 from simulators.truth import FILE, Ledger, settle
 from simulators.world import World
@@ -61,7 +62,7 @@ class Town:
         self._stop: tuple[str, Fleet] | None = None
         for gateway in GATEWAYS:
             broker.identity(gateway)
-        self.broker = fleets.Broker(broker.host, broker.port, broker.ca, broker.services)
+        self.broker = members.Broker(broker.host, broker.port, broker.ca, broker.services)
 
     def fleet(self, ledger: Ledger) -> Fleet:
         since = self.clock.now() - timedelta(hours=self.scenario.history.hours)
@@ -150,6 +151,51 @@ async def test_past_then_live_then_a_last_word(
     assert set(latest.values()) == {instant(live_to)}
     world = World(SEED, build(SEED, 1, instant(live_from - 2 * HOUR)), ledger.faults())
     assert settle(ledger, world).alerts == 3
+
+
+async def test_a_timetable_is_played_by_the_clock(
+    tmp_path: Path, broker: Broker, ledger: Ledger
+) -> None:
+    timetable = """
+      0   | gw-east falls silent
+      0.2 | tank-3  water x3
+      0.6 | lodge   panic
+      0.8 | gate-n  forced
+      1.4 | gw-east is back
+    """
+    scenario = load(find("night")).model_copy(
+        update={"live": Live.model_validate({"timetable": timetable})}
+    )
+    clock = SystemClock()
+    world = World(SEED, scenario.city(clock.now()))
+    told: list[Mapping[str, object]] = []
+    for gateway in world.city.gateways:
+        broker.identity(gateway.gateway)
+    place = members.Broker(broker.host, broker.port, broker.ca, broker.services)
+    fleet = Fleet(scenario, world, ledger, place, tmp_path, clock, told.append)
+    async with archive(broker) as heard:
+        assert await fleet.run(1.6)
+    agree(ledger.file, heard)
+    lines = [one["line"] for one in told if one["phase"] == "timetable"]
+    assert lines == [str(line) for line in scenario.live.timetable]
+    ((live_from, _),) = ledger.sessions()
+    ((cut, cut_us, mended_us),) = ledger.outages()
+    assert cut == "gw-east"
+    assert live_from <= cut_us <= mended_us - 1_000_000
+    # What was told behind the cut link came when it was mended, with the instants of its own.
+    alarms = [one for one in heard.events if isinstance(one, AlarmEvent)]
+    assert [(one.device, one.phase) for one in sorted(alarms, key=lambda one: one.at)] == [
+        *[("tank-3", "raised"), ("tank-3", "restored")] * 3,
+        ("lodge", "raised"),
+    ]
+    assert all(cut_us < micros(one.at) < mended_us for one in alarms)
+    (forced,) = [one for one in heard.events if isinstance(one, GateEvent)]
+    assert (forced.device, forced.event) == ("gate-n", "forced")
+    # Three times in each reporting period: nobody is silent for a poll that came late.
+    assert {one.kind for one in heard.readings} == {"lamp", "gate", "alarm"}
+    lamps = Counter(one.device for one in heard.readings if one.kind == "lamp")
+    assert len(lamps) == 200
+    assert min(lamps.values()) >= 2
 
 
 async def test_stopped_in_the_past_and_started_again(

@@ -30,6 +30,21 @@ def test_registry(tmp_path: Path) -> None:
     assert len(files[2].read_text(encoding="utf-8").splitlines()) == 2 * 88 + 1
 
 
+def test_registry_of_a_scenario_with_a_town(tmp_path: Path) -> None:
+    result = call("registry", "--scenario", "night", "--out", tmp_path)
+    assert result.exit_code == 0
+    devices = (tmp_path / "devices.csv").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in devices if line.startswith("lamp-")]) == 200
+    kitchen = next(line for line in devices if line.startswith("kitchen,"))
+    assert kitchen.startswith("kitchen,alarm,gw-south,south,厨房烟雾探测器,Kitchen smoke detector,")
+    assert kitchen.split(",")[-3] == "3"
+    pump = next(line for line in devices if line.startswith("tank-3,"))
+    assert pump.startswith("tank-3,alarm,gw-east,west,")
+    refused = call("registry", "--scenario", "night", "--communities", "2", "--out", tmp_path)
+    assert refused.exit_code == 2
+    assert "of one community" in refused.stderr
+
+
 @pytest.mark.parametrize("text", ["yesterday", "2026-11-20T12:00:00"])
 def test_instants_need_a_zone(tmp_path: Path, text: str) -> None:
     result = call("registry", "--out", tmp_path, "--in-service-from", text)
@@ -56,6 +71,17 @@ def test_a_folder_belongs_to_one_city(tmp_path: Path) -> None:
     result = run(tmp_path, "quick", "--seed", "2")
     assert result.exit_code == 2
     assert "seed 1 with 3 communities" in result.stderr
+
+
+def test_a_folder_belongs_to_one_town(tmp_path: Path) -> None:
+    run(tmp_path, "night")
+    result = run(tmp_path, "quick")
+    assert result.exit_code == 2
+    assert "another town" in result.stderr
+    # Its world is known without the scenario.
+    settled = call("settle", "--data", tmp_path)
+    assert settled.exit_code == 0
+    assert json.loads(settled.stdout) == {"lamp_nights": 0, "expected_alerts": 0}
 
 
 def test_missing_certificates_are_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from simulators.errors import ScenarioError
-from simulators.scenario import BUILT_IN, load
+from simulators.scenario import BUILT_IN, change, load
 
 GOOD = """
 name = "two"
@@ -35,7 +35,7 @@ def refused(folder: Path, text: str) -> list[str]:
 def test_what_comes_with_linli_is_right(file: Path) -> None:
     scenario = load(file)
     assert scenario.name
-    assert scenario.live.script
+    assert scenario.live.script or scenario.live.timetable
 
 
 def test_the_demo_raises_twenty_alerts_in_a_hundred_seconds() -> None:
@@ -94,6 +94,74 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, where: str, what
     (mistake,) = refused(tmp_path, GOOD.replace(old, new))
     assert mistake.startswith(f"{where}:")
     assert what in mistake
+
+
+NIGHT = """
+name = "short night"
+communities = 1
+
+[live]
+timetable = '''
+ 0 | door   held_open x3
+ 1 | kitchen smoke
+ 2 | gw-a   falls silent
+'''
+
+[town]
+name = "x"
+name_en = "x"
+residents = 9
+reporting_period_s = 3
+status_interval_s = 2
+
+[town.cells.a]
+name = "a"
+name_en = "a"
+devices = '''
+door    | gate  | d | d
+kitchen | smoke | k | k
+'''
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "what"),
+    [
+        ("door   held_open x3", "porch  held_open x3", "6:live.timetable", "nobody there"),
+        ("door   held_open x3", "door   smoke", "6:live.timetable", "cannot do that"),
+        ("kitchen smoke", "kitchen fire", "6:live.timetable", "cannot do that"),
+        ("kitchen smoke", "kitchen restored", "6:live.timetable", "does not stand"),
+        ("gw-a   falls silent", "gw-a is back", "6:live.timetable", "does not stand"),
+        ("gw-a   falls silent", "kitchen smoke", "6:live.timetable", "stands already"),
+        ("gw-a   falls silent", "gw-a falls silent x2", "6:live.timetable", "cannot do that"),
+        (" 1 | kitchen smoke", "kitchen smoke at one", "6:live.timetable", "expected second"),
+        (" 1 | kitchen", " 3 | kitchen", "6:live.timetable", "grow"),
+        ("x3", "x101", "6:live.timetable", "x100"),
+        ("communities = 1", "communities = 2", "3:communities", "a town is 1"),
+        ("[town]", "[history.a_day]\nalarm = 1\n[town]", "14:town", "timetable only"),
+        ("| smoke |", "| smoky |", "22:town.cells.a.devices", "intrusion"),
+        ("door    | gate  | d | d", "door | gate", "22:town.cells.a.devices", "English name"),
+        ("door    | gate  | d | d", "Door | gate | d | d", "22:town.cells.a.devices", "an id"),
+        ("door    | gate  | d | d", "d-2..1 | gate | d | d", "22:town.cells.a.devices", "an id"),
+        ("| k | k", "| k | k | b", "12:town.cells", "no cell b"),
+        ("kitchen | smoke", "door | smoke", "12:town.cells", "twice"),
+    ],
+)
+def test_mistakes_of_a_night_are_named(
+    tmp_path: Path, old: str, new: str, where: str, what: str
+) -> None:
+    assert old in NIGHT
+    mistake = refused(tmp_path, NIGHT.replace(old, new))[0]
+    assert mistake.startswith(f"{where}:")
+    assert what in mistake
+
+
+def test_a_town_is_one_community(tmp_path: Path) -> None:
+    file = tmp_path / "scenario.toml"
+    file.write_text(NIGHT)
+    with pytest.raises(ScenarioError, match="of one community"):
+        change(load(file), communities=2)
+    assert change(load(file), communities=1, seed=4).seed == 4
 
 
 def test_all_mistakes_at_once(tmp_path: Path) -> None:

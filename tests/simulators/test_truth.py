@@ -17,10 +17,10 @@ from edge_agent.kinds.alarm import AlarmEvent
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import EventMessage, Telemetry, encode
 from simulators.errors import LedgerError
-from simulators.expect import OUTAGE_MIN_US
+from simulators.expect import OUTAGE_MIN_US, max_silence_us
 from simulators.faults import Fault, FaultKind
 from simulators.spans import HOUR, MINUTE, SECOND, Span, covers, instant, micros
-from simulators.truth import FILE, MAX_SILENCE_US, Ledger, canonical, digest, settle
+from simulators.truth import FILE, Ledger, canonical, digest, settle
 from simulators.world import DAY, World, night_of
 from tests.simulators.town import NOON, device, every, fault, live_through, world
 
@@ -233,7 +233,7 @@ def test_settled_as_the_readings_say(ledger: Ledger, name: str, faults: tuple[Fa
     instants = [micros(one.at) for one in told]
     for us in range(*SPAN, 11 * SECOND):
         index = bisect_right(instants, us) - 1
-        known = us - instants[index] < MAX_SILENCE_US and us < instants[-1]
+        known = us - instants[index] < max_silence_us(town.city) and us < instants[-1]
         assert covers(observed, us) == known, us
         if known:
             assert covers(lit, us) == told[index].lit, us
@@ -268,7 +268,7 @@ def test_a_time_that_nobody_replayed_is_unknown(ledger: Ledger) -> None:
     settle(ledger, town)
     assert micros(before[-1].at) == gap[0]
     observed = spans(ledger, "observed", LAMP)
-    assert observed == [(NOON, gap[0] + MAX_SILENCE_US), (gap[1], NOON + DAY)]
+    assert observed == [(NOON, gap[0] + max_silence_us(town.city)), (gap[1], NOON + DAY)]
     # It came on unseen: known to be lit only from the first reading after.
     assert spans(ledger, "lit", LAMP)[0][0] == gap[1]
 

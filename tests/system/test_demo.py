@@ -130,6 +130,17 @@ def test_unattended_demo_proves_itself(tmp_path: Path) -> None:
     assert not (tmp_path / "data/run.json").exists()
 
 
+def test_demo_of_a_scenario_that_is_none_is_refused(tmp_path: Path) -> None:
+    for arguments, reason in (
+        (("--scenario", "nowhere"), "No such file"),
+        (("--scenario", "night", "--communities", "3"), "of one community"),
+    ):
+        with runner(tmp_path, "demo", *arguments) as one:
+            assert one.finish(60) == 2
+            assert reason in " ".join(one.said.split())
+            assert not one.data.exists()
+
+
 def test_demo_stops_on_ctrl_c_and_finds_its_data_again(tmp_path: Path) -> None:
     with socket.socket() as taken:
         # Somebody else's console: the demo moves aside and says so.
