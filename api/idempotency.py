@@ -16,7 +16,7 @@ must bear being done twice. What others are told of it goes through `afterwards`
 
 The same key with the same request gives the stored answer for a day, with another request
 ``idempotency.reused``, and while the first is under way ``idempotency.in_progress``. Keys are each
-principal's own, at most `KEYS_MAX` a day: one more is ``idempotency.too_many``. What is shown once
+principal's own, at most `KEYS_MAX` a day, of `BYTES_MAX` in all: then ``idempotency.too_many``. What is shown once
 only is not kept (`Answer.to_keep`): told again, the answer is without it.
 """
 
@@ -48,6 +48,8 @@ _AT_ONCE: Final = asyncio.Semaphore(4)
 #: So many answers are kept for one principal: a desk's busiest day with room to spare, and not so
 #: many that one client in a loop could fill the disk. Some more where several are asked at once.
 KEYS_MAX: Final = 5_000
+#: And so many bytes of answers, headers apart.
+BYTES_MAX: Final = 64 * 1024 * 1024
 _REPLAYED: Final = "Idempotency-Replayed"
 _TURN: Final = "linli.idempotency"
 # A structured field's string, or the same without its quotes.
@@ -233,6 +235,21 @@ async def _check_room(conn: Connection, principal: str, now: datetime) -> None:
         (principal, now - ANSWERS_KEPT, KEYS_MAX - 1),
     )
     row = await cursor.fetchone()
+    if row is None:
+        cursor = await conn.execute(
+            """
+            SELECT i.at FROM (
+                SELECT k.at, sum(octet_length(k.body)) OVER (ORDER BY k.at DESC, k.key) AS bytes
+                FROM idempotency AS k
+                WHERE k.principal = %s AND k.at > %s
+            ) AS i
+            WHERE i.bytes > %s
+            ORDER BY i.at DESC
+            LIMIT 1
+            """,
+            (principal, now - ANSWERS_KEPT, BYTES_MAX),
+        )
+        row = await cursor.fetchone()
     if row is not None:
         wait: timedelta = row[0] + ANSWERS_KEPT - now
         seconds = math.ceil(wait.total_seconds())

@@ -330,13 +330,18 @@ class Hub:
             cases = await self._news.cases(conn, moved)
             for channel in list(self._channels.values()) if cases else ():
                 if channel.scope.sees_cases:
-                    rows.append((channel, await read_cases(conn, channel.place.path, cases)))
-        self._news.note([alert for _, alert in alerts], cases)
+                    mine = [key for key, (path, _) in cases.items() if channel.covers(path)]
+                    told = await read_cases(conn, channel.place.path, mine) if mine else []
+                    rows.append((channel, told))
+        self._news.note(
+            [alert for _, alert in alerts], {key: version for key, (_, version) in cases.items()}
+        )
         found = {id(channel): mine for channel, mine in rows}
         for channel in self._channels.values():
             mine = [alert for path, alert in alerts if channel.covers(path, alert.rule)]
             told = found.get(id(channel), [])
-            gone = channel.note_cases(cases, told)
+            # Who came meanwhile has them in the snapshot.
+            gone = channel.note_cases(cases, told) if id(channel) in found else []
             if mine or told or gone:
                 self._tell(channel, mine, told, gone)
 

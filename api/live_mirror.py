@@ -112,7 +112,8 @@ class Mirror:
             SELECT g.community, a.path::text, g.gateway, g.silent, g.last_seen_at
             FROM gateway AS g
             JOIN area AS a ON a.area = g.community
-            WHERE a.path <@ ANY (%(paths)s::ltree[]) OR a.path @> ANY (%(paths)s::ltree[])
+            WHERE g.life NOT IN ('planned', 'retired')
+              AND (a.path <@ ANY (%(paths)s::ltree[]) OR a.path @> ANY (%(paths)s::ltree[]))
             """,
             {"paths": [channel.place.path for channel in channels]},
         )

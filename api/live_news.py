@@ -112,19 +112,27 @@ class News:
             if self._alerts_told.is_news(alert.id, (alert.version, 0.0))
         ]
 
-    async def cases(self, conn: Connection, moved: Moved) -> dict[UUID, Version]:
-        """Return the cases that are news, among those that moved or have an alert that did."""
+    async def cases(self, conn: Connection, moved: Moved) -> dict[UUID, tuple[str, Version]]:
+        """Return the cases that are news, among those that moved or have an alert that did.
+
+        Each with its place in the tree.
+        """
         cursor = await conn.execute(
             """
-            SELECT c.id, c.version, c.changed_at FROM alert_case AS c
-            WHERE c.id = ANY (%(cases)s)
-               OR c.id IN (SELECT m.case_id FROM case_alert AS m WHERE m.alert = ANY (%(alerts)s))
+            SELECT c.id, c.version, c.changed_at, a.path::text
+            FROM alert_case AS c
+            JOIN area AS a ON a.area = c.area
+            -- One list, so that it is read by index.
+            WHERE c.id = ANY (%(cases)s::uuid[] || ARRAY(
+                SELECT m.case_id FROM case_alert AS m WHERE m.alert = ANY (%(alerts)s::uuid[])))
             """,
             {"cases": list(moved.cases), "alerts": list(moved.alerts)},
         )
+        rows = await cursor.fetchall()
+        paths = {key: path for key, _, _, path in rows}
         return {
-            key: version
-            for key, version in _versions(await cursor.fetchall()).items()
+            key: (paths[key], version)
+            for key, version in _versions(row[:3] for row in rows).items()
             if self._cases_told.is_news(key, version)
         }
 

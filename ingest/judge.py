@@ -36,7 +36,10 @@ from ingest.store.devices import Device, Gateway, Registry
 
 _REFUSED_LIVES = {"planned": "device.planned", "retired": "device.retired"}
 
-_UNKNOWN = frozenset({"gateway.unknown", "device.unknown", *_REFUSED_LIVES.values()})
+_UNKNOWN = frozenset(
+    {"gateway.unknown", "gateway.planned", "gateway.retired", "device.unknown"}
+    | {*_REFUSED_LIVES.values()}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,9 @@ class Judge:
             judged.stream, judged.seq = error.stream, error.seq
             judged.refuse(error.reason, str(error))
         except Rejected as error:
+            if error.reason == "gateway.planned":
+                # Its numbers are used up: else they would be missed once it is in service.
+                judged.stream, judged.seq = read_number(message.payload) or (None, None)
             judged.refuse(error.reason, error.detail)
         return judged
 

@@ -73,6 +73,8 @@ def migrate(dsn: str, *, folder: Path = MIGRATIONS) -> list[str]:
             missing = [migration for migration in known if migration.version > current]
             for migration in missing:
                 name = migration.name
+                if current and migration.says("contract"):
+                    _require_stopped(conn, name)
                 _apply(conn, migration)
             for file in sorted((folder / "always").glob("*.sql")):
                 name = f"always/{file.name}"
@@ -113,6 +115,23 @@ def _read(folder: Path) -> list[Migration]:
             raise SchemaError(f"{file.name}: expected {expected:04}_what.sql")
         found.append(Migration(expected, file.name, file.read_bytes()))
     return found
+
+
+def _require_stopped(conn: Connection, name: str) -> None:
+    """Refuse while an older ingest writes: what it could not store would become dead letters."""
+    rows = conn.execute(
+        """
+        SELECT DISTINCT application_name FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()
+          AND application_name ~ '^linli-ingest ingest-'
+        """
+    )
+    found = sorted(application for (application,) in rows)
+    if found:
+        raise SchemaError(
+            f"{name}: an older ingest cannot live with it, stop it first (gateways keep what they"
+            f" have to say): {', '.join(found)}"
+        )
 
 
 def _current(conn: Connection, known: list[Migration]) -> int:

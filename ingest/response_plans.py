@@ -80,7 +80,12 @@ def is_for_cases(beginning: str) -> bool:
 
 def is_life_safety(beginning: str) -> bool:
     """Whether a plan is for danger to life alone."""
-    return beginning in _LIFE_SAFETY
+    fit = {
+        rule.id
+        for rule in DEFAULT_RULES
+        if part_of(rule.id) is not None and rule.id.startswith(beginning)
+    }
+    return beginning in _LIFE_SAFETY or (bool(fit) and fit <= _LIFE_SAFETY)
 
 
 def doubled(steps: Iterable[Step]) -> int | None:

@@ -52,12 +52,13 @@ async def in_force(conn: AsyncConnection, area: str, revision: int = NOW) -> lis
                    v.severity, v.rule, v.area, v.version, v.steps
             FROM response_plan_version AS v
             WHERE v.revision <= %(revision)s
+              AND (v.area IS NULL OR v.area = ANY (ARRAY(
+                  SELECT o.area FROM area AS o
+                  WHERE o.path @> (SELECT a.path FROM area AS a WHERE a.area = %(area)s))))
             ORDER BY v.severity, v.rule, v.area, v.version DESC
         ) AS l
         LEFT JOIN area AS s ON s.area = l.area
         WHERE l.steps IS NOT NULL
-          AND (l.area IS NULL
-               OR s.path @> (SELECT a.path FROM area AS a WHERE a.area = %(area)s))
         ORDER BY l.severity, l.rule, nlevel(s.path) DESC NULLS LAST
         """,
         {"area": area, "revision": revision},
@@ -71,7 +72,8 @@ async def in_force(conn: AsyncConnection, area: str, revision: int = NOW) -> lis
 async def of_case(conn: AsyncConnection, case: UUID) -> list[Plan]:
     """Return the plans as they stood when a case began, where it is."""
     cursor = await conn.execute(
-        "SELECT c.area, c.plans_revision FROM alert_case AS c WHERE c.id = %s", (case,)
+        # At least the product's own, which come a moment after their table.
+        "SELECT c.area, greatest(c.plans_revision, 1) FROM alert_case AS c WHERE c.id = %s", (case,)
     )
     row = await cursor.fetchone()
     return [] if row is None else await in_force(conn, *row)

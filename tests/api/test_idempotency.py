@@ -261,6 +261,20 @@ async def test_nobody_has_more_answers_kept_than_a_number(
     assert (last.status_code, last.json()["version"]) == (200, 7)
 
 
+async def test_nobody_has_answers_without_end_kept(
+    own_city: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = point(own_city)
+    path = f"{made.path}/note"
+    first = await ask(own_city, path, {"note": "1"}, "1")
+    monkeypatch.setattr(idempotency, "BYTES_MAX", len(first.content))
+    second = await ask(own_city, path, {"note": "2"}, "2")
+    full = await ask(own_city, path, {"note": "3"}, "3")
+    assert (full.status_code, full.json()["code"]) == (429, "idempotency.too_many")
+    assert full.headers["Retry-After"] == str(24 * 3600)
+    assert same(second, await ask(own_city, path, {"note": "2"}, "2"))
+
+
 async def test_many_at_once_are_done_once_as_well(module_city: Api) -> None:
     points = [point(module_city) for _ in range(3)]
     body: dict[str, Any] = {"action": "acknowledge", "alerts": [str(one.id) for one in points]}

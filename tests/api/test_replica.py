@@ -32,8 +32,9 @@ LAMP = "/api/v1/devices/c01-lamp-001"
 # Alerts, incidents, what people set and what the live stream tells are read where they are written.
 CURRENT = {
     "exportAlerts", "getAlert", "getAreaOverview", "getAreaStates", "getIncident",
-    "getIncidentCounts", "getOfficers", "getRule", "getWindow", "listAlerts", "listChains",
-    "listIncidents", "listNotifications", "listRules", "listWindows",
+    "getIncidentCounts", "getOfficers", "getResponsePlan", "getRule", "getWindow", "listAlerts",
+    "listChains", "listIncidents", "listNotifications", "listResponsePlans", "listRules",
+    "listWindows",
 }  # fmt: skip
 
 

@@ -172,6 +172,24 @@ def test_what_it_was_is_kept_and_heartbeats_leave_none(conn: psycopg.Connection)
     assert conn.execute(of_it).fetchall() == []
 
 
+# -- what it says
+
+
+def test_what_it_says_first_in_service_is_stored(bench: Bench, conn: psycopg.Connection) -> None:
+    """Before anybody looked at the registry anew; what it said before was refused, and counted."""
+    become(conn, "planned")
+    writer = bench.telemetry()
+    at = NOW - timedelta(minutes=2)
+    feed(writer, bench.batch(1, LampReading(device=LAMP, at=at, lit=True)))
+    assert bench.value("SELECT reason FROM dead_letter") == "gateway.planned"
+    become(conn, "in_service")
+    feed(writer, bench.batch(2, LampReading(device=LAMP, at=at + timedelta(minutes=1), lit=True)))
+    assert bench.value("SELECT count(*) FROM dead_letter") == 1
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 1
+    # No hole is left for what lies in the dead letters.
+    assert bench.value("SELECT seen = '{[1,3)}' FROM gateway_stream")
+
+
 # -- what stands
 
 

@@ -80,6 +80,16 @@ def test_a_failing_file_leaves_nothing_behind(empty: str, folder: Path) -> None:
     assert migrate(empty, folder=folder) == ["0002_second.sql"]
 
 
+def test_what_an_older_ingest_cannot_live_with_waits_for_its_end(empty: str, folder: Path) -> None:
+    migrate(empty, folder=folder)
+    (folder / "0003_third.sql").write_text("-- linli: contract\nDROP TABLE second")
+    with psycopg.connect(empty, application_name="linli-ingest ingest-event-00"):
+        with pytest.raises(SchemaError, match=r"0003_third\.sql.*linli-ingest ingest-event-00"):
+            migrate(empty, folder=folder)
+    assert one(empty, "SELECT to_regclass('second')") is not None
+    assert migrate(empty, folder=folder) == ["0003_third.sql"]
+
+
 def test_a_statement_that_refuses_a_transaction_gets_none(empty: str, folder: Path) -> None:
     (folder / "0003_index.sql").write_text(
         "-- linli: autocommit\nCREATE INDEX CONCURRENTLY IF NOT EXISTS first_n ON first (n)"

@@ -148,15 +148,28 @@ def test_what_was_written_in_sql_holds_for_all_areas_after_the_upgrade(
             """
         )
         conn.execute("UPDATE response_plan SET steps = %s WHERE severity = 'minor'", (Jsonb(own),))
+        # A beginning that the api would not take, and words of the product's for another rule.
+        conn.execute("INSERT INTO response_plan VALUES ('major', 'alarm', %s)", (Jsonb(own),))
+        conn.execute(
+            """
+            INSERT INTO response_plan
+            SELECT severity, 'alarm.water', steps FROM response_plan WHERE rule = 'alarm.panic'
+            """
+        )
     migrate(dsn)
     with psycopg.connect(dsn) as conn:
         found = conn.execute(
             """
             SELECT severity, rule, area, version, revision, steps FROM response_plan_version
-            WHERE area IS NOT NULL
+            WHERE area IS NOT NULL ORDER BY severity
             """
         ).fetchall()
-        assert found == [("minor", "", "city", 1, 1, own)]
+        assert [row[:5] for row in found] == [
+            ("critical", "alarm.water", "city", 1, 1),
+            ("major", "alarm", "city", 1, 1),
+            ("minor", "", "city", 1, 1),
+        ]
+        assert found[1][5] == found[2][5] == own
         ((product,),) = conn.execute(
             "SELECT count(*) FROM response_plan_version WHERE area IS NULL AND revision = 1"
         ).fetchall()
