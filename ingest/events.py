@@ -185,7 +185,8 @@ class EventWriter(Writer):
         owing = self._owed.owing(conn, waiting, now)
         times = {one: self._time_at(one, listening, one in owing) for one in waiting}
 
-        def time_at(gateway: str) -> datetime:
+        def time_at(gateway: str, of_state: bool) -> datetime:
+            del of_state  # what states are the table tells, as of now
             if gateway not in times:
                 owes = bool(self._owed.owing(conn, [gateway], now))
                 times[gateway] = self._time_at(gateway, listening, owes)

@@ -118,8 +118,11 @@ class SilentGateways:
         return self._silent
 
     def is_known(self, gateway: str) -> bool:
-        """Whether a gateway is silent, or was heard since we started."""
-        return gateway in self.now() or self._presence.heard_since(gateway) is not None
+        """Whether a gateway is silent, was heard since we started, or never was at all."""
+        if gateway in self.now() or self._presence.heard_since(gateway) is not None:
+            return True
+        known = self._gateways.get(gateway)
+        return known is not None and known.last_seen_at is None
 
     def take_turned(self) -> frozenset[str]:
         """Return those that fell silent or are heard again since the last call."""

@@ -157,13 +157,19 @@ class Projection:
 
     def _set_registry(self, registry: Registry) -> None:
         self._registry = registry
-        self.engine.follow(self._rules, registry)
+        self._follow()
         self._by_id = {device.id: device for device in registry.devices.values()}
         self._due: dict[NightKey, tuple[spans.Span, ...]] = {}
         # Until when a device that says the same as before concerns no rule.
         self._calm_until: dict[int, datetime] = {}
         # By time zone, the night that was asked for last: start, end (microseconds), date.
         self._night_last: dict[str, tuple[int, int, date]] = {}
+
+    def _follow(self) -> None:
+        self.engine.follow(self._rules, self._registry)
+        # A change of these is written at once; rules on events look at readings in the table.
+        looked_at = self.engine.looked_at()
+        self._at_once = {kind: (*words, *looked_at.get(kind, ())) for kind, words in _WORDS.items()}
 
     def restore(
         self,
@@ -242,7 +248,7 @@ class Projection:
         """
         self._rules = rules
         self._calm_until = {}
-        self.engine.follow(rules, self._registry)
+        self._follow()
         ended = list(ended)
         self.engine.forget(ended)
         for name in ended:
@@ -281,6 +287,11 @@ class Projection:
                     self.engine.begin(device, None)
         for number in [number for number in self.held if number not in self._by_id]:
             del self._states[number]
+
+    def forget_nights(self, before: date) -> None:
+        """Forget the nights before a date; whoever is told of one still opens it anew."""
+        self._nights = {key for key in self._nights if key[1] >= before}
+        self._due = {key: due for key, due in self._due.items() if key[1] >= before}
 
     def hold_back(self, interval: timedelta, since: datetime | None) -> None:
         """Write states that say nothing new no more often than this, from now on.
@@ -678,7 +689,7 @@ class Projection:
             return False
         if is_news:
             old = before.reading
-            for name in _WORDS[device.kind]:
+            for name in self._at_once[device.kind]:
                 if old.get(name) != values.get(name):
                     return False
         return True

@@ -164,8 +164,8 @@ class Engine:
         self._due: list[tuple[datetime, MemoryKey]] = []
         self._scheduled: dict[MemoryKey, datetime] = {}
         self._taken: list[tuple[datetime, MemoryKey]] = []
-        # Of that, by gateway, what is due here and not yet there.
-        self._early: dict[str, list[tuple[datetime, MemoryKey]]] = {}
+        # Of that, what is due here and not yet there: by gateway, and whether a state is asked for.
+        self._early: dict[tuple[str, bool], list[tuple[datetime, MemoryKey]]] = {}
         # What asks for states, by gateway of which it is not known whether it is heard.
         self._waiting: dict[str, list[tuple[datetime, MemoryKey]]] = {}
         self._staged: dict[MemoryKey, Kept] = {}
@@ -180,6 +180,7 @@ class Engine:
         self._rules = rules
         self._registry = registry
         self._custom: dict[Rules, Mapping[str, tuple[Custom, ...]]] = {}
+        self._looked_at: dict[str, frozenset[str]] = {}
         self._asks_states: bool | None = None
         self._silent.follow(registry.gateways)
         self._in_cell: dict[tuple[str, str], str] = {}
@@ -224,6 +225,11 @@ class Engine:
             found = self._custom[rules] = self._compile(rules)
         return found
 
+    def _in_all(self) -> list[Mapping[str, tuple[Custom, ...]]]:
+        if not self._rules.has_custom:
+            return []
+        return [self._in(area) for area in {one.area for one in self._registry.devices.values()}]
+
     def _compile(self, rules: Rules) -> Mapping[str, tuple[Custom, ...]]:
         found: dict[str, tuple[Custom, ...]] = {}
         for rule in rules:
@@ -237,7 +243,15 @@ class Engine:
                 if one.lane == self._lane:
                     for kind in one.asks.kinds:
                         found[kind] = (*found.get(kind, ()), one)
+                else:
+                    names = self._looked_at.get(rule.kind, frozenset())
+                    self._looked_at[rule.kind] = names | one.asks.names
         return found
+
+    def looked_at(self) -> Mapping[str, frozenset[str]]:
+        """Return, by device class, the fields of readings that rules of another lane look at."""
+        self._in_all()
+        return self._looked_at
 
     def subject(self, key: MemoryKey) -> Subject | None:
         """Return whom something is remembered of; None: nobody who is registered here."""
@@ -453,8 +467,8 @@ class Engine:
 
     @property
     def waiting(self) -> Iterable[str]:
-        """The gateways behind which delays run."""
-        return list(self._running)
+        """The gateways behind which delays run, or something is due here and not yet there."""
+        return {**self._running, **{gateway: None for gateway, _ in self._early}}
 
     @property
     def is_idle(self) -> bool:
@@ -465,11 +479,11 @@ class Engine:
     def asks_states(self) -> bool:
         """Whether any rule of this lane asks for a device's state."""
         if self._asks_states is None:
-            areas: set[str] = set()
-            if self._rules.has_custom:
-                areas = {device.area for device in self._registry.devices.values()}
             self._asks_states = any(
-                one.asks.states for area in areas for of in self._in(area).values() for one in of
+                one.asks.states
+                for by_kind in self._in_all()
+                for of in by_kind.values()
+                for one in of
             )
         return self._asks_states
 
@@ -488,8 +502,8 @@ class Engine:
     def begin(self, device: Device, since: datetime | None) -> None:
         """Ask once what time alone may change: nobody knows any more when it is due.
 
-        What asks for the state is asked as of now, and all else as of ``since``; not at all where
-        that is None.
+        What asks for the state is asked as of now (while a delay of it runs, as late as it is
+        behind the gateway), and all else as of ``since``; not at all where that is None.
         """
         for one in self.custom(device.area, device.kind):
             name = key_of(one.rule.id, subject_of(device))
@@ -505,21 +519,22 @@ class Engine:
         self,
         now: datetime,
         most: int,
-        time_at: Callable[[str], datetime] = lambda gateway: _FOR_EVER,
+        time_at: Callable[[str, bool], datetime] = lambda gateway, of_state: _FOR_EVER,
     ) -> Iterator[tuple[Device, Custom, datetime]]:
         """Yield what is to be asked again, and as of when.
 
         Args:
             now: How late it is.
             most: How much is looked at.
-            time_at: How late it is behind a gateway, where that is not as late as here.
+            time_at: How late it is behind a gateway, where that is not as late as here: for what
+                asks for a device's state (True), and for all else.
         """
-        for gateway, early in list(self._early.items()):
-            there = time_at(gateway)
+        for behind, early in list(self._early.items()):
+            there = time_at(*behind)
             while early and early[0][0] <= there:
                 heapq.heappush(self._due, heapq.heappop(early))
             if not early:
-                del self._early[gateway]
+                del self._early[behind]
         for _ in range(most):
             if not self._due or self._due[0][0] > now:
                 return
@@ -527,15 +542,19 @@ class Engine:
             if self._scheduled.get(name) != at:
                 continue
             device = self._device(name)
-            if device is not None and self._lane == "telemetry" and self._asks_state(name, device):
-                # A state is noticed by our clock, once it is known whether the gateway is heard.
-                if not self._silent.is_known(device.gateway):
+            there = now
+            if device is not None:
+                of_state = self._lane == "telemetry" and self._asks_state(name, device)
+                # What the state is shows once it is known whether the gateway is heard.
+                if of_state and not self._silent.is_known(device.gateway):
                     del self._scheduled[name]
                     self._waiting.setdefault(device.gateway, []).append((at, name))
                     continue
-            elif device is not None and at > time_at(device.gateway):
-                heapq.heappush(self._early.setdefault(device.gateway, []), (at, name))
-                continue
+                there = time_at(device.gateway, of_state)
+                if at > there:
+                    early = self._early.setdefault((device.gateway, of_state), [])
+                    heapq.heappush(early, (at, name))
+                    continue
             del self._scheduled[name]
             kept = self._now(name)
             if kept.due is not None and kept.due > at:
@@ -547,6 +566,9 @@ class Engine:
             if at == _EVER and self._lane == "telemetry":
                 # Begun: what its state was before is not known, unless a delay ran.
                 at = min(now, _known(kept.track))
+                if isinstance(kept.track, Pending | Ending):
+                    # What ended it may still be on its way.
+                    at = min(at, max(there, kept.track.since))
             for one in self.custom(device.area, device.kind):
                 if one.rule.id == name.rule:
                     yield device, one, self._as_of(kept, at)

@@ -14,6 +14,7 @@ from ingest.days import LATELY, days_over
 from ingest.indicators import lighting, spans
 from ingest.judge import Judged, Received
 from ingest.kinds import DEVICE_SILENT, KINDS
+from ingest.owed import WAIT_MAX
 from ingest.partitions import NAMES
 from ingest.presence import HEARD_INTERVAL, Listening, Watch, is_silent
 from ingest.projection import SAID, Delta, Heard, live_device
@@ -47,6 +48,8 @@ _OPENED_AT_ONCE: Final = 1_000
 _ASKED_AT_ONCE: Final = 500
 # Readings that come within this of their instants are live; those of a backlog are older.
 _LIVE_WITHIN: Final = timedelta(seconds=5)
+# A backlog that is older comes beside what is live (decision 0008), with a minute to come in.
+_IN_ORDER: Final = timedelta(minutes=16)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -211,31 +214,36 @@ class TelemetryWriter(Writer):
             return
         projection.engine.look_for_gateways()
 
-        def time_at(gateway: str) -> datetime:
-            return self._time_at(gateway, listening)
+        def time_at(gateway: str, of_state: bool) -> datetime:
+            return self._time_at(gateway, listening, of_state)
 
         for device, one, at in projection.engine.take_due(listening.until, _ASKED_AT_ONCE, time_at):
             projection.ask_due(device, one, at, now)
         self._write_staged(conn, now)
 
-    def _time_at(self, gateway: str, listening: Listening) -> datetime:
+    def _time_at(self, gateway: str, listening: Listening, of_state: bool) -> datetime:
         """Return until when everything is known that devices behind a gateway said.
 
         While it hands over a backlog, or has not been heard since we or it came back, its own
-        stream tells; else our clock, less what readings take to come.
+        stream tells; else our clock, less what readings take to come. A state is known behind a
+        silent gateway, too, and up to when one was heard again: by our clock it was offline. For
+        that no stream is waited for that does not come, nor one that is older than what comes in
+        order.
         """
         heard_since = self.presence.heard_since(gateway)
         told = self.projection.told_upto(gateway)
         if heard_since is None or told is None:
-            return _NEVER  # behind a silent gateway nothing is known of a device
+            # Behind a silent gateway nothing is known of a device but its state.
+            return listening.until if of_state else _NEVER
         at, received_at = told
-        if (
-            received_at is None
-            or received_at < listening.after(heard_since).since
-            or received_at - at > _LIVE_WITHIN
-        ):
+        came_at, since = received_at or _NEVER, listening.after(heard_since).since
+        if came_at >= since and came_at - at <= _LIVE_WITHIN:
+            return max(at, listening.until - _LIVE_WITHIN)
+        if not of_state:
             return at
-        return max(at, listening.until - _LIVE_WITHIN)
+        if listening.until - max(came_at, since) >= WAIT_MAX:
+            return listening.until
+        return max(at, heard_since, listening.until - _IN_ORDER)
 
     def load_states(self, conn: psycopg.Connection) -> dict[int, State]:
         """Read the latest states, and bring those that were held back up to the readings."""
@@ -331,6 +339,9 @@ class TelemetryWriter(Writer):
         )
         if wanted != self._opened_for:
             self._opened_for = wanted
+            self.projection.forget_nights(
+                min(wanted[1].values(), default=now.date()) - _NIGHTS_BACK
+            )
             self._unopened = [
                 device
                 for device in self.registry.devices.values()

@@ -19,7 +19,7 @@ from edge_agent.messages import Status
 from ingest.owed import WAIT_MAX
 from ingest.presence import Hearing, Listening, Presence
 from ingest.writer import Writer
-from tests.ingest.community import EVENT_STREAM, Bench, feed, found
+from tests.ingest.community import EVENT_STREAM, GATEWAY, Bench, feed, found
 from tests.services import Broker
 
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
@@ -217,6 +217,91 @@ def test_after_a_restart_a_count_ends_when_it_did_and_not_when_we_look(bench: Be
     feed(restarted, bench.batch(2, lamp))
     listen(restarted, START, datetime.now(UTC))
     assert history(bench)[1:] == [("cleared", START + 18 * MINUTE)]
+
+
+BROKEN: Mapping[str, Any] = {"type": "equals", "field": "state", "value": "fault"}
+
+
+def broken(at: datetime, fault: str | None = "jam") -> BinReading:
+    return BinReading(device="c01-bin-001", at=at, fault=fault)
+
+
+@pytest.mark.parametrize("fault", ["jam", None])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_state_in_a_backlog_is_asked_as_late_as_the_backlog_is(
+    bench: Bench, fault: str | None, restarts: bool
+) -> None:
+    """A gateway was away for ten minutes: the end of its fault waits in its outbox, or nothing."""
+    own_rule(bench, "broken", "bin", dict(BROKEN), on_delay_s=300)
+    now = datetime.now(UTC)
+    began, listens = now - 10 * MINUTE, now - 30 * SECOND
+    writer = bench.telemetry()
+    feed(writer, bench.batch(1, broken(began)))
+    if restarts:
+        bench.presence = Presence()
+        bench.presence.heard([(GATEWAY, now)])
+        writer = bench.telemetry()
+    listen(writer, listens, now)
+    feed(writer, bench.batch(2, broken(began + 10 * SECOND, fault)))
+    listen(writer, listens, now)
+    assert history(bench) == []
+    lamp = LampReading(device="c01-lamp-001", at=datetime.now(UTC), lit=True)
+    feed(writer, bench.batch(3, lamp))
+    listen(writer, listens, now + 10 * SECOND)
+    assert history(bench) == ([] if fault is None else [("raised", began + 5 * MINUTE)])
+
+
+def test_after_a_break_of_our_own_link_a_state_waits_for_the_gateway(bench: Bench) -> None:
+    own_rule(bench, "broken", "bin", dict(BROKEN), on_delay_s=300)
+    began = datetime.now(UTC) - 10 * MINUTE
+    writer = bench.telemetry()
+    feed(writer, bench.batch(1, broken(began), at=began + SECOND))
+    listen(writer, began, began + 200 * SECOND)
+    listen(writer, began + 310 * SECOND, began + 320 * SECOND)
+    feed(writer, bench.batch(2, broken(began + 10 * SECOND, None), at=began + 321 * SECOND))
+    listen(writer, began + 310 * SECOND, began + 400 * SECOND)
+    assert history(bench) == []
+
+
+def test_a_state_waits_for_no_stream_that_does_not_come(bench: Bench) -> None:
+    own_rule(bench, "broken", "bin", dict(BROKEN), on_delay_s=300)
+    now = datetime.now(UTC)
+    began = now - 10 * MINUTE
+    writer = bench.telemetry()
+    feed(writer, bench.batch(1, broken(began), at=now))
+    listen(writer, now - MINUTE, now + WAIT_MAX - SECOND)
+    assert history(bench) == []
+    listen(writer, now - MINUTE, now + WAIT_MAX)
+    assert history(bench) == [("raised", began + 5 * MINUTE)]
+
+
+def test_a_gateway_with_a_slow_clock_delays_no_state_for_ever(bench: Bench) -> None:
+    own_rule(bench, "broken", "bin", dict(BROKEN), on_delay_s=300)
+    now = datetime.now(UTC)
+    writer = bench.telemetry()
+    feed(writer, bench.batch(1, broken(START), at=now))
+    listen(writer, now - SECOND, now)
+    assert history(bench) == [("raised", START + 5 * MINUTE)]
+
+
+def test_a_state_lasts_until_its_gateway_is_heard_again(bench: Bench) -> None:
+    """By our clock, however old what the gateway tells then is; across a restart, too."""
+    offline = {"type": "equals", "field": "state", "value": "offline"}
+    own_rule(bench, "gone", "bin", offline, on_delay_s=300)
+    now = datetime.now(UTC).replace(microsecond=0)
+    silent, back = now - 10 * MINUTE, now - 5 * SECOND
+    writer = bench.telemetry()
+    feed(writer, bench.batch(1, broken(silent - 3 * MINUTE, None), at=silent - 3 * MINUTE))
+    listen(writer, silent - MINUTE, silent)
+    bench.presence.set_silent(GATEWAY, silent=True, now=silent)
+    listen(writer, silent - MINUTE, silent)
+    bench.presence = Presence()
+    bench.presence.set_silent(GATEWAY, silent=True, now=back)
+    bench.presence.heard([(GATEWAY, back)])
+    bench.presence.set_silent(GATEWAY, silent=False, now=back)
+    writer = bench.telemetry()
+    listen(writer, back, now)
+    assert history(bench) == [("raised", silent + 5 * MINUTE), ("cleared", back)]
 
 
 @pytest.mark.parametrize("restarts", [False, True])

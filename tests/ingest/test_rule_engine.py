@@ -251,6 +251,21 @@ def test_an_event_is_counted_across_a_restart() -> None:
     assert [type(one.decision).__name__ for one in last.gather().alerts] == ["Clear"]
 
 
+def test_who_is_waited_for_is_told_beforehand() -> None:
+    """So that it is looked up together who owes what is due behind them."""
+    tables = Tables(book(DENIED), "event")
+    lane = tables.started()
+    tell(lane, *(gate("denied", second) for second in range(3)))
+    tables.commit(lane)
+    assert list(lane.engine.waiting) == []
+    now = START + timedelta(minutes=5)
+    for _ in range(2):
+        assert list(lane.engine.take_due(now, 100, lambda gateway, of_state: START)) == []
+        assert list(lane.engine.waiting) == ["gw-1"]
+    assert len(list(lane.engine.take_due(now, 100, lambda gateway, of_state: now))) == 1
+    assert list(lane.engine.waiting) == []
+
+
 @pytest.mark.parametrize("rule", [DENIED, BREAK_IN])
 @pytest.mark.parametrize("ended_by", ["time", "event"])
 def test_what_is_over_is_not_raised_by_a_restart(rule: Version, ended_by: str) -> None:

@@ -401,6 +401,45 @@ def test_who_stays_calm_is_not_asked_by_each_reading() -> None:
     assert [name for name, _ in told_of(house, GONE)] == ["Raise", "Clear"]
 
 
+def test_who_is_behind_a_gateway_that_was_never_heard_is_unknown() -> None:
+    """Registered, and never installed: nobody ever tells that it is silent."""
+    house = House(book(NEVER))
+    house.presence = Presence()
+    for seen, told in ((START, []), (None, [("Raise", 600)])):
+        gateway = replace(GATEWAY, last_seen_at=seen)
+        house.registry = replace(house.registry, gateways={GATEWAY.gateway: gateway})
+        house.at = START
+        house.projection = Projection(
+            house.tables.rules, house.registry, "telemetry", house.presence
+        )
+        house.projection.restore(house.registry, {}, [], [], [])
+        pass_time(house.projection, house.at)
+        house.go_on(3600)
+        house.commit()
+        assert told_of(house, NEVER) == told
+
+
+def test_states_and_readings_behind_one_gateway_are_late_by_themselves() -> None:
+    no_data = {"type": "no_data", "field": "temperature_c", "for_s": 60}
+    missing = custom("missing", "bin", no_data)
+    broken = custom("broken", "bin", cel("state == 'fault'"), on_delay_s=60)
+    house = House(book(missing, broken))
+    house.go_on(10)
+    house.tell(ONE, "jam")
+    house.commit()
+    now = house.at + timedelta(seconds=100)
+
+    def due(*is_there: bool) -> list[str]:
+        taken = house.projection.engine.take_due(
+            now, 100, lambda gateway, of_state: now if of_state in is_there else START
+        )
+        return [one.rule.id for device, one, _ in taken if device == ONE]
+
+    assert due() == []
+    assert due(True) == [broken.rule]
+    assert due(False) == [missing.rule]
+
+
 def test_an_event_is_asked_with_the_state_in_the_table() -> None:
     cut = custom(
         "cut", "gate",

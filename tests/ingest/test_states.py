@@ -11,7 +11,7 @@ from typing import Final
 import psycopg
 import pytest
 
-from edge_agent.kinds.bin import BinReading
+from edge_agent.kinds.bin import BinReading, DepositEvent
 from ingest.presence import Hearing, Presence
 from ingest.states import device_state, states_of
 from ingest.store import connect, devices
@@ -175,3 +175,27 @@ def test_rules_on_states_over_a_real_database(bench: Bench) -> None:
         assert timeline(bench, rule) == [
             ("raised", "condition_met"), ("cleared", "condition_ended"),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_an_event_is_asked_with_numbers_that_would_wait(bench: Bench, asks: bool) -> None:
+    """What a rule on events looks at is in the table at once, and nothing else is."""
+    field = "fill_pct" if asks else "weight_kg"
+    parts = [
+        {"type": "event", "events": ["deposit"], "holds_s": 60},
+        {"type": "threshold", "field": field, "above": 60},
+    ]
+    say(bench, "custom.full", {
+        "name": {"zh-CN": "满投", "en": "Full all the same"}, "kind": "bin", "severity": "minor",
+        "when": {"type": "all", "of": parts},
+    })  # fmt: skip
+    now = datetime.now(UTC).replace(microsecond=0)
+    writer = bench.telemetry(timedelta(minutes=10))
+    for seq, filled in enumerate((10, 20, 70), start=1):
+        at = now - timedelta(seconds=90 - seq)
+        feed(writer, bench.batch(seq, BinReading(device="c01-bin-001", at=at, fill_pct=filled)))
+    said = bench.value("SELECT reading ->> 'fill_pct' FROM device_state")
+    assert float(said) == (70 if asks else 10)
+    deposit = DepositEvent(device="c01-bin-001", at=now, weight_kg=1)
+    feed(bench.events(), bench.event(1, deposit))
+    assert timeline(bench, "custom.full") == ([("raised", "condition_met")] if asks else [])

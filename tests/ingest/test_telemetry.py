@@ -14,7 +14,7 @@ from edge_agent.kinds.bin import BinReading
 from edge_agent.kinds.lamp import LampReading
 from ingest.judge import Received
 from ingest.store import attempts, dead_letters, streams
-from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
+from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found, heard
 from tests.services import Broker
 
 MINUTE = timedelta(minutes=1)
@@ -106,6 +106,24 @@ def test_readings_hold_until_the_next_one(bench: Bench, start: datetime) -> None
     )
     # 10 min lit, 5 dark, then lit for at most three reporting periods of 10 min; the rest unknown.
     assert total(bench) == (40 * 60 * 10**6, 5 * 60 * 10**6)
+
+
+def test_nights_that_are_long_over_are_not_kept(bench: Bench, start: datetime) -> None:
+    writer = bench.telemetry()
+    feed(writer)
+    assert writer.connection is not None
+    made, known = writer.projection, writer.registry.devices["c01-lamp-001"]
+    for day in range(8):
+        at = start + timedelta(days=day)
+        writer.tick(writer.connection, at + timedelta(hours=6))
+        made.fold([heard(known, lamp(at))])
+        made.commit()
+        kept = {night for _, night in made._nights}  # pyright: ignore[reportPrivateUsage]
+        assert kept == {night for _, night in made._due}  # pyright: ignore[reportPrivateUsage]
+        assert 1 <= len(kept) <= 4
+    made.fold([heard(known, lamp(start - timedelta(days=1)))])  # told late: opened anew
+    assert made.gather().opened
+    made.rollback()
 
 
 def test_late_readings_restate_the_night(bench: Bench, start: datetime) -> None:
