@@ -16,8 +16,8 @@ must bear being done twice. What others are told of it goes through `afterwards`
 
 The same key with the same request gives the stored answer for a day, with another request
 ``idempotency.reused``, and while the first is under way ``idempotency.in_progress``. Keys are each
-principal's own, at most `KEYS_MAX` a day, of `BYTES_MAX` in all: then ``idempotency.too_many``. What is shown once
-only is not kept (`Answer.to_keep`): told again, the answer is without it.
+principal's own, at most `KEYS_MAX` a day, of `BYTES_MAX` in all: then ``idempotency.too_many``.
+What is shown once only is not kept (`Answer.to_keep`): told again, the answer is without it.
 """
 
 import asyncio

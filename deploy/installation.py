@@ -56,6 +56,7 @@ from ingest.pki import (
     service_identities,
 )
 from ingest.registry import import_files
+from ingest.store.partitions import forget_member
 
 ROOT = Path(__file__).resolve().parent.parent
 # The broker admits so many members of a lane (deploy/mosquitto/acl).
@@ -275,6 +276,10 @@ class Installation:
             program.start()
         for program in self.programs:
             self._wait_ready(program)
+        # Only now: whoever was killed may have left work to those who write its partitions.
+        with psycopg.connect(self.dsn) as conn:
+            for number in range(self.ingest_processes, INGEST_PROCESSES_MAX):
+                forget_member(conn, identity_of("telemetry", number))
 
     def identify(self, identity: str, folder: Path) -> None:
         """Have certificate and key of a gateway or service in ``folder``, good for a while."""

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from itertools import product
 from pathlib import Path
 from typing import Annotated, TypeVar
 from uuid import UUID
@@ -35,7 +36,7 @@ from ingest.indicators.security import CATEGORIES, DISPOSITIONS
 from ingest.kinds import KINDS
 from ingest.maintenance import add_maintenance
 from ingest.migrate import check_schema, migrate
-from ingest.partitions import ALL, show
+from ingest.partitions import ALL, member_row, show
 from ingest.presence import LANES
 from ingest.registry import NAMES, export_files, import_files
 from ingest.registry_files import Format
@@ -44,7 +45,7 @@ from ingest.reports.content import Report
 from ingest.reports.formats import MEDIA_TYPES, write
 from ingest.reports.read import read_report
 from ingest.store import cities, claim, incidents, province
-from ingest.store.partitions import owners
+from ingest.store.partitions import forget_member, owners
 
 app = typer.Typer(
     help="Takes in what gateways report, stores it once, keeps indicators and raises alerts.",
@@ -159,10 +160,16 @@ def retire(
 
     settings = _load(config)
     with _connect(settings) as conn:
-        for identity in (pki.identity_of(lane, n) for n in members for lane in sorted(LANES)):
+        for lane, n in product(sorted(LANES), members):
+            identity = pki.identity_of(lane, n)
             if settings.identity(identity)[0].exists():
                 if not claim(conn, identity):
                     raise OperatorError(f"{identity} runs: stop it first")
+                if not forget_member(conn, member_row(lane, identity)):
+                    raise OperatorError(
+                        f"{identity} was killed, and held states back: start those who take over"
+                        " its partitions first"
+                    )
                 forget_session(
                     identity,
                     settings.broker.host,
@@ -170,8 +177,6 @@ def retire(
                     ca=settings.broker.ca,
                     certificates=settings.ingest.certificates,
                 )
-                # What it held back others have found from the readings when they took over.
-                conn.execute("DELETE FROM ingest_lane WHERE lane = %s", (identity,))
                 print(f"retired {identity}")
 
 

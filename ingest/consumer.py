@@ -48,6 +48,10 @@ _PATIENCE_S: Final = 0.25
 # Sent twice a second; with a heartbeat each second, a break that passes unnoticed is still no
 # three heartbeats long.
 _PROBE_BREAK: Final = timedelta(seconds=2)
+# While so many of our probes wait at the broker, some minutes' worth, only few are added: its queue
+# is for what gateways send. Few, not none: it may have dropped all that we take for waiting.
+_PROBES_OUT_MAX: Final = 1_000
+_PROBES_OUT_INTERVAL: Final = timedelta(seconds=30)
 # Retained status is wanted once per subscription, retained telemetry never.
 _SEND_RETAINED: Final = 0
 _PUBACK: Final = struct.Struct("!BBH")
@@ -133,6 +137,7 @@ class Consumer:
         self._connected = False
         # Probes of this connection that did not come round yet, and when each was sent.
         self._probes: dict[bytes, datetime] = {}
+        self._last_probe = datetime.min.replace(tzinfo=UTC)
         # The broker confirmed the subscription.
         self.connected = False
         self.hearing = Hearing(_PROBE_BREAK)
@@ -252,11 +257,16 @@ class Consumer:
         With QoS 1, so that it waits in the session's queue behind whatever was published before it:
         what is sent with QoS 0 Mosquitto delivers at once, past all that waits.
         """
-        if self._connected:
-            sent_at = datetime.now(UTC)
-            name = sent_at.isoformat().encode()
-            self._probes[name] = sent_at
-            self.publish(self.probe_topic, name, qos=QOS)
+        if not self._connected:
+            return
+        sent_at = datetime.now(UTC)
+        is_full = len(self._probes) >= _PROBES_OUT_MAX
+        if is_full and abs(sent_at - self._last_probe) < _PROBES_OUT_INTERVAL:
+            return
+        self._last_probe = sent_at
+        name = sent_at.isoformat().encode()
+        self._probes[name] = sent_at
+        self.publish(self.probe_topic, name, qos=QOS)
 
     def is_probe(self, message: Received) -> bool:
         """Whether a message is our own probe; if so, note up to when it proves that we hear.
@@ -268,8 +278,13 @@ class Consumer:
         self.probed_at = time.monotonic()
         self.acknowledge([message])
         # One of an earlier connection may have come to the broker at any time.
-        sent_at = self._probes.pop(message.payload, None)
+        sent_at = self._probes.get(message.payload)
         if sent_at is not None and message.generation == self._generation:
+            # They come in order: those before it that did not come the broker has dropped.
+            for name in list(self._probes):
+                self._probes.pop(name, None)  # the network thread may have forgotten all
+                if name == message.payload:
+                    break
             self.hearing.came_round(sent_at, message.received_at)
         return True
 

@@ -214,12 +214,14 @@ class EventWriter(Writer):
         """Return until when everything is known that a gateway had to tell.
 
         Behind one that is silent it is as late as here: a gate that was forced, and of which
-        nothing is heard any more, is to be told.
+        nothing is heard any more, is to be told. Where our link broke, the gateway's may have,
+        too: what it could not send it names once it is back.
         """
         known = self.registry.gateways.get(gateway)
         if known is not None and not self._watch.is_silent(known):
             is_new = listening.until - listening.since < WAIT_MAX
-            if owes or (is_new and self.presence.heard_since(gateway) is None):
+            heard_at = self.presence.last_heard(gateway)
+            if owes or (is_new and (heard_at is None or heard_at < listening.since)):
                 return _NEVER
         return listening.until - _ON_THE_WAY
 

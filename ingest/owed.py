@@ -17,6 +17,8 @@ from ingest.store.streams import StreamKey
 
 # Nobody is waited for any longer: what may have ended stands, rather than never being told.
 WAIT_MAX: Final = timedelta(seconds=60)
+# Whom nobody asked about for longer owes something else by now.
+_ASKED_WITHIN: Final = timedelta(seconds=10)
 
 
 class Owed:
@@ -25,8 +27,8 @@ class Owed:
     def __init__(self) -> None:
         """Start with nothing known."""
         self._upto: dict[str, Mapping[StreamKey, int]] = {}
-        # Since when it is known that some of them did not come.
-        self._since: dict[str, datetime] = {}
+        # Since when somebody waits for those that did not come, and who was asked about last.
+        self._waited: dict[str, tuple[datetime, datetime]] = {}
 
     def note(self, gateway: str, status: Status) -> None:
         """Note up to where a gateway has numbered its events."""
@@ -40,7 +42,8 @@ class Owed:
         Args:
             conn: Where events are stored.
             gateways: Who is asked about; of nobody else anything is looked up.
-            now: Whoever has been owing for longer than `WAIT_MAX` is left out.
+            now: Whoever was waited for, asked about again and again, for longer than `WAIT_MAX` is
+                left out.
         """
         known = [one for one in gateways if one in self._upto]
         if not known:
@@ -49,8 +52,11 @@ class Owed:
         owing = {gateway for (gateway, _), _, _ in streams.missing_below(conn, bounds)}
         for one in known:
             if one in owing:
-                self._since.setdefault(one, now)
+                since, asked_at = self._waited.get(one, (now, now))
+                if not timedelta() <= now - asked_at <= _ASKED_WITHIN:
+                    since = now
+                self._waited[one] = since, now
             else:
                 del self._upto[one]
-                self._since.pop(one, None)
-        return {one for one in owing if now - self._since[one] <= WAIT_MAX}
+                self._waited.pop(one, None)
+        return {one for one in owing if now - self._waited[one][0] <= WAIT_MAX}

@@ -48,6 +48,14 @@ def show(partitions: Collection[str]) -> str:
     return ",".join("-".join(run) for run in runs)
 
 
+def member_row(lane: str, identity: str) -> str:
+    """Return under which name the database keeps what belongs to a member of a lane.
+
+    The first one's is the lane's: so a process that becomes one of several finds its own.
+    """
+    return lane if identity.endswith("-00") else identity
+
+
 def share(member: int, members: int) -> Partitions:
     """Return the part of all partitions that member ``member`` (from 0) of ``members`` takes.
 

@@ -18,6 +18,7 @@ StreamKey = tuple[str, str]  # gateway, stream
 LANES: Final[frozenset[Lane]] = frozenset(("telemetry", "event"))
 # How often a process that hears telemetry alone writes down whom it heard.
 HEARD_INTERVAL: Final = timedelta(seconds=5)
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class Presence:
@@ -86,7 +87,7 @@ class Presence:
         """Return since when the gateway is heard without a break; None while it is not."""
         if gateway in self._silent or gateway not in self._heard:
             return None
-        return self._heard_since.get(gateway, datetime.min.replace(tzinfo=UTC))
+        return self._heard_since.get(gateway, _NEVER)
 
 
 class SilentGateways:
@@ -133,7 +134,10 @@ class SilentGateways:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The time without a break in which what was published certainly reached us."""
+    """The time without a break in which what was published certainly reached us.
+
+    None of it, with ``until`` before ``since``, while what is heard was published before we began.
+    """
 
     since: datetime
     until: datetime
@@ -154,6 +158,8 @@ class Hearing:
         """Take how long probes may stay away before that is a break."""
         self._break_limit = break_limit
         self._listening: Listening | None = None
+        # When the last probe came.
+        self._came_at = _NEVER
 
     @property
     def listening(self) -> Listening | None:
@@ -165,17 +171,17 @@ class Hearing:
 
         Args:
             sent_at: When it was sent.
-            received_at: When it came; None: at once. One that came late tells how far we are, but
-                proves no listening without a break: the broker may have been frozen meanwhile.
+            received_at: When it came; None: at once. All may come late, behind a backlog: no break,
+                while they keep coming. After a pause the broker, or we, may have been frozen.
         """
-        known = self._listening
-        is_late = received_at is not None and received_at - sent_at > self._break_limit
+        known, before = self._listening, self._came_at
+        self._came_at = received_at or sent_at
         if (
             known is None
-            or is_late
             or not timedelta() <= sent_at - known.until <= self._break_limit
+            or not timedelta() <= self._came_at - before <= self._break_limit
         ):
-            self._listening = Listening(sent_at, sent_at)
+            self._listening = Listening(self._came_at, sent_at)
         else:
             self._listening = Listening(known.since, sent_at)
 

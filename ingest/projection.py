@@ -368,7 +368,9 @@ class Projection:
             else:
                 self._running.pop(key, None)
         self._stream_time.update(self._staged_time)
-        self._heard_at.update(self._staged_heard)
+        for gateway, at in self._staged_heard.items():
+            # A dead letter that is judged again was received long ago.
+            self._heard_at[gateway] = max(at, self._heard_at.get(gateway, _EVER))
         self._nights.update(delta.opened)
         self._unstage()
         return delta

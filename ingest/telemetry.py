@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The telemetry lane: readings, latest states, lighting, and the rules that readings answer."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,8 @@ from ingest.store import (
 from ingest.store.devices import Device, State
 from ingest.writer import Common, Stored, Writer
 
+log = logging.getLogger(__name__)
+
 _RECOMPUTE_INTERVAL: Final = timedelta(seconds=1)
 _RECOMPUTED_AT_ONCE: Final = 200
 _SILENCE_INTERVAL: Final = timedelta(seconds=5)
@@ -46,6 +49,8 @@ _FOR_EVER: Final = datetime.max.replace(tzinfo=UTC)
 _CHECKED_AT_ONCE: Final = 5_000
 _OPENED_AT_ONCE: Final = 1_000
 _ASKED_AT_ONCE: Final = 500
+# Nobody alive holds a state back for so long without moving its bound on.
+_HELD_MAX: Final = timedelta(hours=1)
 # Readings that come within this of their instants are live; those of a backlog are older.
 _LIVE_WITHIN: Final = timedelta(seconds=5)
 # A backlog that is older comes beside what is live (decision 0008), with a minute to come in.
@@ -93,6 +98,8 @@ class TelemetryWriter(Writer):
         # Lamps whose nights are still to be opened, and what the last ones were opened for.
         self._unopened: list[Device] = []
         self._opened_for: object = None
+        # Who held states back for too long at the last look, and since when.
+        self._stale: tuple[str, datetime] | None = None
         # Readings by class of the flush in hand.
         self._stored: dict[str, int] = {}
 
@@ -190,10 +197,10 @@ class TelemetryWriter(Writer):
             self._begin_windows(now)
             if NAMES[0] in self.consumer.partitions:  # everybody's, so somebody's
                 # A night whose light may be held back, by whichever process, is still open.
-                held_since = devices.load_held_since(conn)
+                held = devices.held_longest(conn)
+                self._tell_of_dead(held, now)
                 lamp_nights.finalise(
-                    conn,
-                    now if held_since is None else min(now, held_since + lamp_nights.FINAL_AFTER),
+                    conn, now if held is None else min(now, held[1] + lamp_nights.FINAL_AFTER)
                 )
         if self._unopened:
             self._open_windows(conn, now)
@@ -203,9 +210,22 @@ class TelemetryWriter(Writer):
         if not self._unchecked and now - self._silence_checked_at >= _SILENCE_INTERVAL:
             self._silence_checked_at = now
             self._begin_round(now)
-        if self._unchecked:
+        if self._unchecked or self._round_since is not None:  # the bound moves with nobody heard
             self._look_round(conn, now)
         self._ask_due(conn, now)
+
+    def _tell_of_dead(self, held: tuple[str, datetime] | None, now: datetime) -> None:
+        """Tell of a member that was killed and never came back, from the second look on.
+
+        Until it does, or is retired, no night is final and each start reads all readings since.
+        """
+        stale = held if held is not None and now - held[1] > _HELD_MAX else None
+        if stale is not None and stale == self._stale:
+            log.warning(
+                "killed and neither started again nor retired member=%s held_since=%s",
+                stale[0], stale[1].isoformat(),
+            )  # fmt: skip
+        self._stale = stale
 
     def _ask_due(self, conn: psycopg.Connection, now: datetime) -> None:
         """Ask conditions whose answer changes by time alone, some at a time."""
@@ -244,6 +264,13 @@ class TelemetryWriter(Writer):
         if listening.until - max(came_at, since) >= WAIT_MAX:
             return listening.until
         return max(at, heard_since, listening.until - _IN_ORDER)
+
+    def _claim(self, conn: psycopg.Connection) -> None:
+        """Take over with partitions what others held back: their bound may go from here on."""
+        super()._claim(conn)
+        since = devices.load_held_since(conn)
+        if since is not None:
+            devices.save_held_since(conn, self.member, since)
 
     def load_states(self, conn: psycopg.Connection) -> dict[int, State]:
         """Read the latest states, and bring those that were held back up to the readings."""
@@ -370,7 +397,8 @@ class TelemetryWriter(Writer):
         if self._held_since is not None:
             since = _FOR_EVER
             if self._state_interval:
-                since = now - _HELD_INTERVALS * self._state_interval
+                # Never back, though the clock be: what was held back by then is in the tables.
+                since = max(self._held_since, now - _HELD_INTERVALS * self._state_interval)
                 self.projection.hold_back(self._state_interval, since)
             self._round_since = since
 

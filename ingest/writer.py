@@ -35,7 +35,7 @@ from ingest.errors import Busy, Rejected, Unavailable
 from ingest.judge import Judge, Judged, Limits, Received
 from ingest.kinds import DEVICE_REFUSED, GATEWAY_REFUSED
 from ingest.numbering import Numbering
-from ingest.partitions import ALL, Partitions, show
+from ingest.partitions import ALL, Partitions, member_row, show
 from ingest.presence import LANES, Listening, Presence
 from ingest.projection import Projection
 from ingest.refusals import Refusals
@@ -148,9 +148,8 @@ class Writer(ABC):
         self.refused_by = ""
         # By lane, what nobody wrote at the last look: told from the second look on.
         self._unowned: dict[AnyLane, Partitions] = {}
-        # Attempts are counted by each member for itself, by the first under the lane's name.
-        first = self.consumer.identity.endswith("-00")
-        self.member = self.lane if first else self.consumer.identity
+        # Attempts are counted by each member for itself.
+        self.member = member_row(self.lane, self.consumer.identity)
         self._follower = RuleFollower(self.rules, self.lane, self.member)
 
     @property
@@ -314,6 +313,7 @@ class Writer(ABC):
                 self._restore(conn)
             self._follow(present)
             self.healthy_since = datetime.now(UTC)
+            self.consumer.probed_at = time.monotonic()  # none was looked for meanwhile
             self._told = ""
             log.info("database connected lane=%s", self.lane)
         return self.connection

@@ -502,8 +502,21 @@ def load_held(
 
 def load_held_since(conn: Connection) -> datetime | None:
     """Return since when any process holds states back: those before are stored; None: all are."""
-    row = conn.execute("SELECT min(held_since) FROM ingest_lane").fetchone()
-    return None if row is None else row[0]
+    held = held_longest(conn)
+    return None if held is None else held[1]
+
+
+def held_longest(conn: Connection) -> tuple[str, datetime] | None:
+    """Return which member of ingest holds states back since the earliest instant, and since when.
+
+    None: all states are stored.
+    """
+    return conn.execute(
+        """
+        SELECT lane, held_since FROM ingest_lane WHERE held_since IS NOT NULL
+        ORDER BY held_since, lane LIMIT 1
+        """
+    ).fetchone()
 
 
 def save_held_since(conn: Connection, lane: str, since: datetime | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from psycopg import Connection
 
-from ingest.partitions import NAMES, Partitions
+from ingest.partitions import ALL, NAMES, Partitions
 
 
 def claim(conn: Connection, lane: str, partitions: Collection[str]) -> Partitions:
@@ -41,3 +41,20 @@ def owners(conn: Connection, lane: str) -> Mapping[str, str]:
         {"lane": lane},
     )
     return {NAMES[number]: name for number, name in rows if number < len(NAMES)}
+
+
+def forget_member(conn: Connection, row: str) -> bool:
+    """Forget what is kept of a member of ingest that runs no more (`ingest.partitions.member_row`).
+
+    Returns:
+        False, and nothing is forgotten: it was killed while it held states back, and part of the
+        telemetry has no writer yet, who would look for them.
+    """
+    held = conn.execute(
+        "SELECT FROM ingest_lane WHERE lane = %s AND held_since IS NOT NULL", (row,)
+    ).fetchone()
+    # Whoever writes a partition bears the bound of whoever did before, from the start.
+    if held is not None and ALL - owners(conn, "telemetry").keys():
+        return False
+    conn.execute("DELETE FROM ingest_lane WHERE lane = %s", (row,))
+    return True

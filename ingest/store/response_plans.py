@@ -73,7 +73,8 @@ async def of_case(conn: AsyncConnection, case: UUID) -> list[Plan]:
     """Return the plans as they stood when a case began, where it is."""
     cursor = await conn.execute(
         # At least the product's own, which come a moment after their table.
-        "SELECT c.area, greatest(c.plans_revision, 1) FROM alert_case AS c WHERE c.id = %s", (case,)
+        "SELECT c.area, greatest(c.plans_revision, 1) FROM alert_case AS c WHERE c.id = %s",
+        (case,),
     )
     row = await cursor.fetchone()
     return [] if row is None else await in_force(conn, *row)

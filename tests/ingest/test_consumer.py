@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -128,6 +128,44 @@ def test_a_flush_is_what_waits_and_as_much_as_makes_it_full(own_broker: Broker) 
         others.start()
         # The lingering ends with the third of them, not with the first or second.
         assert collect(messages=3, linger_s=600) == 3
+    finally:
+        made.stop()
+
+
+def test_probes_that_do_not_come_round_stay_few(
+    own_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nobody takes them they would fill the broker's queue, which is for gateways."""
+    monkeypatch.setattr("ingest.consumer._PROBES_OUT_MAX", 5)
+    own_broker.identity("ingest-event-00")
+    made = consumer(
+        own_broker, port=own_broker.port, ca=own_broker.ca, certificates=Path(own_broker.services)
+    )
+
+    def take() -> int:
+        taken = made.collect(idle_s=0.01, linger_s=0, messages=100, payload_bytes=1_000_000)
+        return sum(made.is_probe(message) for message in taken)
+
+    made.start()
+    try:
+        until(lambda: made.connected, "it is connected")
+        for _ in range(9):
+            made.probe()
+        until(lambda: len(made) >= 5, "they came round")
+        assert take() == 5
+        made.probe()
+        until(lambda: len(made) >= 1, "it came round")
+        assert take() == 1
+        # The broker drops what its queue does not hold: such probes are waited for no longer.
+        probes = made._probes  # pyright: ignore[reportPrivateUsage]
+        probes.update({f"{number}".encode(): datetime.now(UTC) for number in range(5)})
+        made.probe()
+        assert len(probes) == 5
+        monkeypatch.setattr("ingest.consumer._PROBES_OUT_INTERVAL", timedelta())
+        made.probe()
+        until(lambda: len(made) >= 1, "it came round")
+        assert take() == 1
+        assert not probes
     finally:
         made.stop()
 

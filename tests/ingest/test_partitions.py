@@ -24,12 +24,12 @@ from ingest.consumer import Consumer
 from ingest.errors import ConfigError
 from ingest.events import EventWriter
 from ingest.kinds import DEVICE_SILENT
-from ingest.partitions import ALL, NAMES, Partitions, of_topic, parse, share, show
+from ingest.partitions import ALL, NAMES, Partitions, member_row, of_topic, parse, share, show
 from ingest.pki import service_identities
 from ingest.presence import Hearing, Presence, Watch
 from ingest.service import RegistryFollower
 from ingest.store import connect, dead_letters, devices
-from ingest.store.partitions import claim, owners
+from ingest.store.partitions import claim, forget_member, owners
 from ingest.telemetry import TelemetryWriter
 from ingest.writer import Writer
 from tests.ingest.community import Bench, feed, found
@@ -237,6 +237,44 @@ def test_partitions_that_nobody_writes_are_told(
         "nobody writes partitions=00-3f lane=event",
         "nobody writes partitions=20-3f lane=telemetry",
     ]
+
+
+def test_what_a_killed_member_held_back_is_forgotten_once_somebody_bears_it(
+    bench: Members, start: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = member_row("telemetry", "ingest-telemetry-01")
+    with connect(bench.dsn, "test") as conn:
+        devices.save_held_since(conn, dead, start)
+        feed(bench.member(0, LOW))
+        assert not forget_member(conn, dead)
+        bench.close()
+        writer = bench.member(2, ALL)
+        assert isinstance(writer, TelemetryWriter)
+        load = writer.load_states
+
+        def retired_meanwhile(own: psycopg.Connection) -> dict[int, devices.State]:
+            assert forget_member(conn, dead)
+            assert devices.held_longest(conn) == (writer.member, start)
+            return load(own)
+
+        monkeypatch.setattr(writer, "load_states", retired_meanwhile)
+        feed(writer)
+        assert devices.held_longest(conn) is None, "it has looked for all"
+
+
+def test_who_was_killed_and_does_not_come_back_is_told(
+    bench: Members, start: datetime, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(bench.dsn, "test") as conn:
+        devices.save_held_since(conn, "ingest-telemetry-05", start)
+    writer = bench.member(0, ALL)
+    with caplog.at_level(logging.WARNING, "ingest.telemetry"):
+        feed(writer)
+        assert not caplog.messages  # it may be starting
+        assert writer.connection is not None
+        writer.tick(writer.connection, datetime.now(UTC) + MINUTE)
+    (said,) = caplog.messages
+    assert "member=ingest-telemetry-05" in said
 
 
 # -- each does its own ------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from edge_agent.kinds.bin import BinReading
 from edge_agent.kinds.gate import GateEvent
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import Status
-from ingest.owed import WAIT_MAX
-from ingest.presence import Hearing, Listening, Presence
+from ingest.owed import WAIT_MAX, Owed
+from ingest.presence import Hearing, Listening, Presence, is_silent
 from ingest.writer import Writer
 from tests.ingest.community import EVENT_STREAM, GATEWAY, Bench, feed, found
 from tests.services import Broker
@@ -112,8 +112,23 @@ def test_events_that_a_gateway_still_has_are_waited_for(bench: Bench, comes: boo
         listen(restarted, START, START + 40 * SECOND)
     else:
         assert restarted.connection is not None
-        restarted.tick(restarted.connection, datetime.now(UTC) + WAIT_MAX + SECOND)
+        now = datetime.now(UTC)
+        for second in range(0, WAIT_MAX // SECOND + 10, 5):
+            restarted.tick(restarted.connection, now + second * SECOND)
     assert history(bench) == [("raised", START + 30 * SECOND)]
+
+
+def test_a_gateway_is_waited_for_wherever_the_link_broke(bench: Bench) -> None:
+    """Its link may have broken with ours, and what it could not send be on its way."""
+    feed(bench.events(), bench.event(1, gate("forced", 0)))
+    bench.presence = Presence()
+    bench.presence.heard([(GATEWAY, START + 59 * SECOND)])
+    writer = bench.events()
+    listen(writer, START + MINUTE, START + 80 * SECOND)
+    assert history(bench) == []
+    feed(writer, bench.event(2, gate("restored", 10)))
+    listen(writer, START + MINUTE, START + 80 * SECOND)
+    assert history(bench) == []
 
 
 @pytest.mark.parametrize("how", ["heard", "silent", "in vain"])
@@ -355,4 +370,48 @@ def test_a_probe_that_comes_late_says_how_far_we_are_and_nothing_of_silence() ->
     assert hearing.listening == Listening(START, START + SECOND)
     for second in (2, 3):
         hearing.came_round(START + second * SECOND, START + 30 * SECOND)
-        assert hearing.listening == Listening(START + second * SECOND, START + second * SECOND)
+        assert hearing.listening == Listening(START + 30 * SECOND, START + second * SECOND)
+
+
+def test_who_hears_everything_late_finds_silence_all_the_same() -> None:
+    """Probes wait behind a backlog like everything else; they keep coming."""
+    hearing, late, limit = Hearing(2 * SECOND), 13 * SECOND, 30 * SECOND
+    for half in range(120):
+        sent_at = START + half * SECOND / 2
+        hearing.came_round(sent_at, sent_at + late)
+    listening = hearing.listening
+    assert listening == Listening(START + late, START + 59.5 * SECOND)
+    assert is_silent(START + 29 * SECOND, listening, limit) is True
+    assert is_silent(START + 30 * SECOND, listening, limit) is False
+    # What the broker dropped was dropped between two that came together.
+    hearing.came_round(START + 70 * SECOND, START + 59.6 * SECOND + late)
+    assert is_silent(START + 29 * SECOND, hearing.listening, limit) is None
+
+
+def test_each_debt_is_waited_for(bench: Bench) -> None:
+    writer = bench.events()
+    feed(writer, bench.event(1, gate("forced", 0)))
+    owed, hour, one = Owed(), timedelta(hours=1), {GATEWAY}
+    with psycopg.connect(bench.dsn) as conn:
+        owed.note(GATEWAY, status(3))
+        for waited in (0, 10, 20, 30, 40, 50, 60):
+            assert owed.owing(conn, [GATEWAY], START + waited * SECOND) == one
+        assert owed.owing(conn, [GATEWAY], START + 61 * SECOND) == set()
+        # What was waited for came to its end, so nobody asked any more whether it came.
+        feed(writer, bench.event(2, gate("restored", 10)))
+        conn.rollback()
+        owed.note(GATEWAY, status(4))
+        assert owed.owing(conn, [GATEWAY], START + hour) == one
+        assert owed.owing(conn, [GATEWAY], START) == one  # our clock was set back
+        for waited in (10, 20, 30, 40, 50, 60):
+            assert owed.owing(conn, [GATEWAY], START + waited * SECOND) == one
+        assert owed.owing(conn, [GATEWAY], START + 61 * SECOND) == set()
+
+
+def test_a_reading_received_long_ago_makes_no_gateway_quiet(bench: Bench) -> None:
+    """A dead letter that is judged again."""
+    writer, now = bench.telemetry(), START + 3 * timedelta(hours=1)
+    for seq, at in ((1, now), (2, START)):
+        lamp = LampReading(device="c01-lamp-001", at=at, lit=True)
+        feed(writer, bench.batch(seq, lamp, at=at))
+    assert writer.projection.told_upto(GATEWAY) == (now, now)

@@ -242,6 +242,9 @@ def test_one_process_becomes_two_and_one_again_while_gateways_send(city: City) -
     assert verdict.recomputed.ok
     assert verdict.readings.stored > 1_000
     assert city.count("SELECT count(*) FROM dead_letter") == 0
+    ingest.stop()
+    assert "retired ingest-telemetry-00" in command(city, "retire", "0")
+    assert city.count("SELECT count(*) FROM ingest_lane") == 0, "the first one's are forgotten, too"
 
 
 def test_who_is_silent_for_the_event_process_has_no_silent_devices(

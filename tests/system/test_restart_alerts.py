@@ -32,6 +32,7 @@ from deploy.faults.city import City
 from edge_agent import topics
 from edge_agent.messages import Status, encode, parse_ack
 from ingest.failpoints import AFTER_COMMIT, BEFORE_COMMIT
+from ingest.presence import Hearing
 from ingest.store import rules
 from ingest.writer import Writer
 from tests.bad_input.installation import Gateway
@@ -139,6 +140,10 @@ def run_calm(dsn: str, broker: Broker, phases: Sequence[Sequence[Sent]]) -> None
     bench = Bench(dsn, broker, {rule: dict(said) for rule, said in TUNED.items()})
     for lane in ("telemetry", "event"):
         writer: Writer = bench.telemetry() if lane == "telemetry" else bench.events()
+        feed(writer)
+        # It listens before anybody speaks, and without a break.
+        writer.consumer.hearing = Hearing(timedelta(hours=1))
+        writer.consumer.hearing.came_round(datetime.now(UTC))
         for phase in phases:
             for one in phase:
                 if one.lane == lane:
