@@ -24,6 +24,8 @@ from simulators.messages import (
 )
 from simulators.mqtt import (
     DISCONNECT,
+    PING_S,
+    PINGREQ,
     PUBACK,
     PUBLISH,
     Connection,
@@ -96,6 +98,7 @@ class Crowd:
         live = f"{topics.PREFIX}/live/#"
         self._probe_topic = topic_field(probe)
         self._listener: Connection | None = None
+        self._ping_due = 0.0
         if plan.listener:
             self._listener = self._connection(plan.listener, [(live, 0), (probe, 0)])
             self._ears.register(self._listener.fd, select.EPOLLIN)
@@ -205,6 +208,9 @@ class Crowd:
         )
 
     def _send_statuses(self, now: float) -> None:
+        if self._listener is not None and now >= self._ping_due:  # it may have nothing to say
+            self._ping_due = now + PING_S
+            self._put(self._listener, PINGREQ)
         while self._status_due <= now:
             self._send_status(self._in_turn[self._status_place], self._status_due)
             self._status_place += 1

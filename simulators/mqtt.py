@@ -14,6 +14,9 @@ from typing import Final
 
 # Never the broker's own maximum: mosquitto 2.0.21 ends such a connection within a second.
 _KEEPALIVE_S: Final = 300
+#: Who says nothing else for so long says this; after half as much again the broker closes.
+PING_S: Final = _KEEPALIVE_S / 3
+PINGREQ: Final = b"\xc0\x00"
 CONNACK: Final = 0x20
 PUBLISH: Final = 0x30
 PUBACK: Final = 0x40

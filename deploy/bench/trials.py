@@ -89,7 +89,7 @@ def _alerts_beside(bench: Bench, load: Loading) -> None:
         process.kill()
     # One community after the other presses its panic button; again too soon is no new alert.
     order = Order("half of the city while a backlog replays", seconds=away_s + _seconds(bench),
-                  speed=_HALF, events_per_s=20, catch_up_s=_DRAIN_S, drain_s=_DRAIN_S)  # fmt: skip
+                  speed=_HALF, events_per_s=40, catch_up_s=_DRAIN_S, drain_s=_DRAIN_S)  # fmt: skip
     load.begin(order)
     begun = time.monotonic()
     time.sleep(away_s)
