@@ -32,6 +32,7 @@ from deploy.faults.city import City
 from edge_agent import topics
 from edge_agent.messages import Status, encode, parse_ack
 from ingest.failpoints import AFTER_COMMIT, BEFORE_COMMIT
+from ingest.owed import WAIT_MAX
 from ingest.presence import Hearing
 from ingest.store import rules
 from ingest.writer import Writer
@@ -48,12 +49,13 @@ from tests.system.restart_script import (
     script,
 )
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(420)
 
 SEED = 6
 NAME = {"zh-CN": "规则", "en": "rule"}
-# A process starts within seconds, under load within some more.
-SETTLED_S = 60.0
+# A process starts within seconds, under load within some more; who said nothing since it listens,
+# as these gateways may not for an hour, is waited for.
+SETTLED_S = 60.0 + WAIT_MAX.total_seconds()
 KILLS = 8
 
 # Rule, device and when it was raised first name an alert; ids and receipt times differ.
