@@ -413,7 +413,7 @@ class Projection:
             else:
                 self._fold(device, reading, received_at, said)
         for gateway, (at, _) in last.items():
-            if at > (self._stream_time.get(gateway) or _EVER):
+            if at > self._stream_time.get(gateway, _EVER):
                 self._staged_time[gateway] = at
         touched = {gateway: received_at for gateway, (_, received_at) in last.items()}
         self._staged_heard = touched
@@ -433,7 +433,6 @@ class Projection:
                         received_at,
                     )
                     for gateway, received_at in touched.items()
-                    if gateway in self._staged_time or gateway in self._stream_time
                 }
             )
         self.gather()
