@@ -25,6 +25,7 @@ from ingest.store import (
     community_days,
     devices,
     gateways,
+    held_states,
     lamp_nights,
     readings,
     rules,
@@ -197,7 +198,7 @@ class TelemetryWriter(Writer):
             self._begin_windows(now)
             if NAMES[0] in self.consumer.partitions:  # everybody's, so somebody's
                 # A night whose light may be held back, by whichever process, is still open.
-                held = devices.held_longest(conn)
+                held = held_states.held_longest(conn)
                 self._tell_of_dead(held, now)
                 lamp_nights.finalise(
                     conn, now if held is None else min(now, held[1] + lamp_nights.FINAL_AFTER)
@@ -268,30 +269,40 @@ class TelemetryWriter(Writer):
     def _claim(self, conn: psycopg.Connection) -> None:
         """Take over with partitions what others held back: their bound may go from here on."""
         super()._claim(conn)
-        since = devices.load_held_since(conn)
+        since = held_states.load_held_since(conn)
         if since is not None:
-            devices.save_held_since(conn, self.member, since)
+            held_states.save_held_since(conn, self.member, since)
 
     def load_states(self, conn: psycopg.Connection) -> dict[int, State]:
         """Read the latest states, and bring those that were held back up to the readings."""
         states = super().load_states(conn)
         self._unchecked, self._round_since, self._held_since = [], None, None
         # Whoever held them back: partitions may have had another writer before.
-        since = devices.load_held_since(conn)
+        since = held_states.load_held_since(conn)
         if since is not None:
-            for kind in KINDS.values():
-                for device_id, at, received_at, reading in devices.load_held(
-                    conn, kind.readings, since, self.own_gateways
-                ):
-                    self.progress()
-                    states[device_id] = states[device_id].held_back(at, received_at, reading)
+            self._find_held(conn, states, since)
         elif self._state_interval:
             since = datetime.now(UTC) - _HELD_INTERVALS * self._state_interval
         if since is not None:
-            devices.save_held_since(conn, self.member, since)
+            held_states.save_held_since(conn, self.member, since)
             self._held_since = since
         self.projection.hold_back(self._state_interval, since if self._state_interval else None)
         return states
+
+    def _find_held(
+        self, conn: psycopg.Connection, states: dict[int, State], since: datetime
+    ) -> None:
+        """Bring states that were held back up to the readings."""
+        stored: dict[str, dict[int, datetime]] = {kind: {} for kind in KINDS}
+        for device in self.registry.devices.values():
+            state = states.get(device.id)
+            if state is not None:
+                stored[device.kind][device.id] = state.at
+        for name, kind in KINDS.items():
+            for device_id, at, received_at, reading in held_states.load_held(
+                conn, kind.readings, since, stored[name], datetime.now(UTC), self.progress
+            ):
+                states[device_id] = states[device_id].held_back(at, received_at, reading)
 
     def registry_changes(self, conn: psycopg.Connection, registry: devices.Registry) -> None:
         """Settle what was held back by the registry it was held back under."""
@@ -302,7 +313,7 @@ class TelemetryWriter(Writer):
         """Write all that is held back; what is not is found again by the next process."""
         if self._held_since is not None:
             self._write_out(conn, list(self.projection.held))
-            devices.save_held_since(conn, self.member, None)
+            held_states.save_held_since(conn, self.member, None)
 
     def _write_out(self, conn: psycopg.Connection, held: Sequence[int]) -> None:
         for first in range(0, len(held), _CHECKED_AT_ONCE):
@@ -416,7 +427,7 @@ class TelemetryWriter(Writer):
             # Everybody was looked at since `hold_back` was told.
             self._round_since = None
             self._held_since = since if self._state_interval else None
-            devices.save_held_since(conn, self.member, self._held_since)
+            held_states.save_held_since(conn, self.member, self._held_since)
 
     def _check_silence(self, taken: Sequence[int], now: datetime) -> None:
         listening = self.listening

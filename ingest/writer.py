@@ -574,6 +574,8 @@ class Writer(ABC):
             judged[0].refuse_all(error.reason, error.detail)
             stored = self._transact(conn, judged)
         metrics.FLUSHES.labels(self.lane).observe(time.monotonic() - started)
+        # One of many, maybe: after a crash each message is stored by itself.
+        self.progress()
         self.consumer.acknowledge(taken)
         self.tell_stored(stored, judged)
 

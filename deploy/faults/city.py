@@ -97,7 +97,7 @@ class City:
         """Write the services' configuration, as the ports and the DSN are now."""
         rules = "".join(
             f"[ingest.rules.{json.dumps(rule)}]\n"
-            + "".join(f"{name} = {value}\n" for name, value in parameters.items())
+            + "".join(f"{name} = {json.dumps(value)}\n" for name, value in parameters.items())
             for rule, parameters in self.rules.items()
         )
         self.config.write_text(

@@ -8,13 +8,12 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final, LiteralString, NamedTuple, cast
 
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 from pydantic_core import to_json
 
 from ingest.indicators import lighting, spans
-from ingest.kinds.base import Table
 from ingest.store import exclusions
 from ingest.store.exclusions import Stood
 
@@ -451,83 +450,6 @@ def have_states(conn: Connection, ids: Sequence[int]) -> bool:
         "SELECT EXISTS (SELECT FROM device_state WHERE device_id = ANY (%s))", (list(ids),)
     ).fetchone()
     return row is not None and row[0]
-
-
-def load_held(
-    conn: Connection, table: Table, since: datetime, gateways: Sequence[str] | None = None
-) -> Iterator[tuple[int, datetime, datetime, dict[str, Any]]]:
-    """Yield the newest reading of each device that is newer than the device's state.
-
-    Its numbers are as exact as the table of readings keeps them.
-
-    Args:
-        conn: No transaction is open; one is until the last row was taken.
-        table: The readings of one class.
-        since: No state before this instant is looked at (`load_held_since`).
-        gateways: Whose devices; None for all.
-
-    Yields:
-        Device id, instants of the reading and of its receipt, the fields that say something.
-    """
-    query = sql.SQL(
-        """
-        SELECT DISTINCT ON (r.device_id) r.device_id, r.at, r.received_at, {columns}
-        FROM {table} AS r
-        JOIN device_state AS s ON s.device_id = r.device_id
-        WHERE r.at > %(since)s AND s.at >= %(since)s AND r.at > s.at
-          AND (%(gateways)s::text[] IS NULL OR s.device_id IN (
-              SELECT d.id FROM device AS d WHERE d.gateway = ANY (%(gateways)s)))
-        ORDER BY r.device_id, r.at DESC
-        """
-    ).format(
-        columns=sql.SQL(", ").join(sql.Identifier("r", name) for name in table.columns),
-        table=sql.Identifier(table.name),
-    )
-    with conn.transaction():
-        # What came last lies beyond all statistics: a nested loop could take it for a single row,
-        # and read a chunk for each of a million devices.
-        conn.execute(
-            "SELECT set_config('enable_nestloop', 'off', true),"
-            " set_config('statement_timeout', '50s', true)"
-        )
-        with conn.cursor("held") as cursor:
-            cursor.itersize = 10_000
-            for device_id, at, received_at, *values in cursor.execute(
-                query, {"since": since, "gateways": None if gateways is None else list(gateways)}
-            ):
-                told = zip(table.columns, values, strict=True)
-                reading = {name: value for name, value in told if value is not None}
-                yield device_id, at, received_at, reading
-
-
-def load_held_since(conn: Connection) -> datetime | None:
-    """Return since when any process holds states back: those before are stored; None: all are."""
-    held = held_longest(conn)
-    return None if held is None else held[1]
-
-
-def held_longest(conn: Connection) -> tuple[str, datetime] | None:
-    """Return which member of ingest holds states back since the earliest instant, and since when.
-
-    None: all states are stored.
-    """
-    return conn.execute(
-        """
-        SELECT lane, held_since FROM ingest_lane WHERE held_since IS NOT NULL
-        ORDER BY held_since, lane LIMIT 1
-        """
-    ).fetchone()
-
-
-def save_held_since(conn: Connection, lane: str, since: datetime | None) -> None:
-    """Note since when a process holds states back; before the first one is."""
-    conn.execute(
-        """
-        INSERT INTO ingest_lane (lane, clean, held_since) VALUES (%s, true, %s)
-        ON CONFLICT (lane) DO UPDATE SET held_since = excluded.held_since
-        """,
-        (lane, since),
-    )
 
 
 def save_states(conn: Connection, states: Collection[tuple[int, State]]) -> None:

@@ -28,7 +28,7 @@ from ingest.partitions import ALL, NAMES, Partitions, member_row, of_topic, pars
 from ingest.pki import service_identities
 from ingest.presence import Hearing, Presence, Watch
 from ingest.service import RegistryFollower
-from ingest.store import connect, dead_letters, devices
+from ingest.store import connect, dead_letters, devices, held_states
 from ingest.store.partitions import claim, forget_member, owners
 from ingest.telemetry import TelemetryWriter
 from ingest.writer import Writer
@@ -244,7 +244,7 @@ def test_what_a_killed_member_held_back_is_forgotten_once_somebody_bears_it(
 ) -> None:
     dead = member_row("telemetry", "ingest-telemetry-01")
     with connect(bench.dsn, "test") as conn:
-        devices.save_held_since(conn, dead, start)
+        held_states.save_held_since(conn, dead, start)
         feed(bench.member(0, LOW))
         assert not forget_member(conn, dead)
         bench.close()
@@ -254,19 +254,19 @@ def test_what_a_killed_member_held_back_is_forgotten_once_somebody_bears_it(
 
         def retired_meanwhile(own: psycopg.Connection) -> dict[int, devices.State]:
             assert forget_member(conn, dead)
-            assert devices.held_longest(conn) == (writer.member, start)
+            assert held_states.held_longest(conn) == (writer.member, start)
             return load(own)
 
         monkeypatch.setattr(writer, "load_states", retired_meanwhile)
         feed(writer)
-        assert devices.held_longest(conn) is None, "it has looked for all"
+        assert held_states.held_longest(conn) is None, "it has looked for all"
 
 
 def test_who_was_killed_and_does_not_come_back_is_told(
     bench: Members, start: datetime, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connect(bench.dsn, "test") as conn:
-        devices.save_held_since(conn, "ingest-telemetry-05", start)
+        held_states.save_held_since(conn, "ingest-telemetry-05", start)
     writer = bench.member(0, ALL)
     with caplog.at_level(logging.WARNING, "ingest.telemetry"):
         feed(writer)

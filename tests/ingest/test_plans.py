@@ -25,7 +25,8 @@ from ingest.indicators.spans import day_span, from_us
 from ingest.kinds import KINDS
 from ingest.retention import EVENTS, READINGS
 from ingest.store import chunks, connect, device_days
-from ingest.store.devices import load_held, load_states, save_states
+from ingest.store.devices import load_states, save_states
+from ingest.store.held_states import load_held
 from tests.ingest.community import Bench, feed, found
 from tests.services import OWNER, Broker, until
 
@@ -311,9 +312,10 @@ class _ExplainedUpdates(psycopg.Cursor[Any]):
         return super().execute(query, params, **more)
 
 
-class _ExplainedStreams(psycopg.ServerCursor[Any]):
+class _ExplainedFinds(psycopg.Cursor[Any]):
     def execute(self, query: Any, params: Any = None, **more: Any) -> Any:
-        _explain(self.connection, query, params)
+        if isinstance(query, sql.Composed):
+            _explain(self.connection, query, params)
         return super().execute(query, params, **more)
 
 
@@ -332,6 +334,7 @@ def test_states_are_updated_by_their_key(town: str) -> None:
 @pytest.mark.parametrize("indexed", ["always", "after-close"])
 def test_what_was_held_back_is_found_in_the_newest_chunks(town: str, indexed: str) -> None:
     _PLANS.clear()
+    latest = NOW + timedelta(seconds=1)
     with psycopg.connect(town) as conn:
         if indexed == "after-close":
             conn.execute("DROP INDEX reading_lamp_device_at")
@@ -342,16 +345,20 @@ def test_what_was_held_back_is_found_in_the_newest_chunks(town: str, indexed: st
         conn.execute(
             "INSERT INTO reading_lamp (at, received_at, device_id, power_w)"
             " SELECT %s, %s, id, 41.1 FROM device WHERE id <= 60",
-            (NOW, NOW),
+            (latest, latest),
         )
-        conn.server_cursor_factory = _ExplainedStreams
-        found = list(load_held(conn, KINDS["lamp"].readings, NOW - timedelta(minutes=2)))
+        conn.cursor_factory = _ExplainedFinds
+        stored = {device_id: state.at for device_id, state in load_states(conn).items()}
+        since = NOW - timedelta(minutes=2)
+        found = list(load_held(conn, KINDS["lamp"].readings, since, stored, NOW))
         conn.rollback()
     assert len(found) == 50
-    assert found[0][1:] == (NOW, NOW, {"power_w": 41.1})
-    # No chunk is read twice, and of four hundred only those in which there may be something.
-    assert not [node for node in nodes(_PLANS[0]) if node["Node Type"] == "Nested Loop"]
-    assert 1 <= len(of_readings(_PLANS)) <= 2
+    assert found[0][1:] == (latest, latest, {"power_w": 41.1})
+    assert len(_PLANS) >= 3, "the newest readings are read first"
+    for plan in _PLANS:
+        # No chunk is read twice, and of four hundred only those in which there may be something.
+        assert not [node for node in nodes(plan) if node["Node Type"] == "Nested Loop"]
+        assert 1 <= len(of_readings([plan])) <= 2
 
 
 def test_updates_of_states_are_hot(town: str, broker: Broker) -> None:

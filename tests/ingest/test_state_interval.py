@@ -26,7 +26,7 @@ from ingest.indicators import lighting, spans
 from ingest.kinds import DEFAULT_RULES
 from ingest.projection import Projection
 from ingest.rules import RuleBook
-from ingest.store import devices, lamp_nights
+from ingest.store import held_states, lamp_nights
 from ingest.store.devices import Device, Gateway, Registry
 from ingest.store.light_sums import LightSum, sum_light
 from ingest.telemetry import TelemetryWriter
@@ -306,7 +306,7 @@ def test_bound_never_goes_back_though_the_clock_does(bench: Bench) -> None:
     """Else a kill would lose what was held back before the table says so."""
     bound = datetime.now(UTC) + 10 * MINUTE
     with psycopg.connect(bench.dsn) as conn:
-        devices.save_held_since(conn, "telemetry", bound)
+        held_states.save_held_since(conn, "telemetry", bound)
     writer = bench.telemetry(INTERVAL)
     feed(writer, bench.batch(1, shining(bound - 12 * MINUTE)))
     tick(writer, bound - 5 * MINUTE)

@@ -322,6 +322,27 @@ def test_message_that_ends_the_process_becomes_a_dead_letter(bench: Bench, start
     assert bench.value("SELECT count(*) FROM reading_lamp") == 1
 
 
+def test_what_comes_again_after_a_crash_does_not_look_like_a_database_that_hangs(
+    bench: Bench, start: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, a flush of it takes longer than a single statement may."""
+    writer = bench.telemetry()
+    with psycopg.connect(bench.dsn, autocommit=True) as conn:
+        attempts.start(conn, "telemetry")
+    asked: list[float | None] = []
+    begin = attempts.begin
+
+    def noted(conn: psycopg.Connection, lane: str, sha256: bytes) -> None:
+        asked.append(writer.asking_since)
+        begin(conn, lane, sha256)
+
+    monkeypatch.setattr(attempts, "begin", noted)
+    again = [replace(bench.batch(n, lamp(start + n * MINUTE)), dup=True) for n in range(1, 4)]
+    feed(writer, *again)
+    assert bench.value("SELECT count(*) FROM reading_lamp") == 3
+    assert len(asked) == len(set(asked)) == 3
+
+
 def test_stream_in_hand_when_its_process_was_killed_goes_last_in_its_order(
     bench: Bench, start: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,9 +78,13 @@ def write_csv(path: Path, row: dict[str, str]) -> Path:
 
 @pytest.fixture
 def city(database: str, own_broker: Broker, tmp_path: Path) -> Iterator[City]:
-    made = City(
-        database, own_broker, tmp_path, history_hours=24, rules={"lamp.dark": {"on_delay_s": 0}}
-    )
+    rules = {
+        "lamp.dark": {"on_delay_s": 0},
+        # Without a delay a whole street is dark where the past is told of the seconds before it was
+        # switched on; and the scenario is a busy one. A flood would fold the alert looked for.
+        "alerts.flood": {"enabled": False},
+    }
+    made = City(database, own_broker, tmp_path, history_hours=24, rules=rules)
     made.found()
     yield made
     made.close()
