@@ -30,8 +30,8 @@ _MISSING_PAGE: Final = """<!doctype html>
 <meta charset="utf-8">
 <title>Linli</title>
 <h1>控制台尚未构建</h1>
-<p>在 <code>api/web</code> 中运行 <code>npm ci &amp;&amp; npm run build</code>,然后重新载入此页。
-REST 接口不受影响:<a href="/api/v1/openapi.json">/api/v1/openapi.json</a>。</p>
+<p>在 <code>api/web</code> 中运行 <code>npm ci &amp;&amp; npm run build</code>，然后重新载入此页。
+REST 接口不受影响：<a href="/api/v1/openapi.json">/api/v1/openapi.json</a>。</p>
 <h1 lang="en">The console is not built yet</h1>
 <p lang="en">Run <code>npm ci &amp;&amp; npm run build</code> in <code>api/web</code>, then load
 this page again. REST works regardless:

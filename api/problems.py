@@ -36,7 +36,7 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
         "请求正文须为含文件的 multipart/form-data",
         "The body must be files as multipart/form-data",
     ),
-    "cursor.invalid": (400, "分页游标无效,请从第一页重新开始", "The cursor is not valid here"),
+    "cursor.invalid": (400, "分页游标无效，请从第一页重新开始", "The cursor is not valid here"),
     "idempotency.invalid": (
         400,
         "Idempotency-Key 须为 1 至 255 个可见的 ASCII 字符",
@@ -45,13 +45,13 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     "if_match.invalid": (400, "If-Match 须为版本号", "If-Match must be a version number"),
     "session.required": (401, "请先登录", "Log in first"),
     "credentials.invalid": (401, "用户名或密码错误", "User name or password is wrong"),
-    "csrf": (403, "请求来自其他网站,已拒绝", "Refused: the request comes from another site"),
+    "csrf": (403, "请求来自其他网站，已拒绝", "Refused: the request comes from another site"),
     "role.forbidden": (403, "您的角色无权执行此操作", "Your role does not allow this"),
     "area.forbidden": (403, "仅限负责全部区域的管理员", "Only for an admin of all areas"),
     "address.forbidden": (403, "此地址不可访问", "Not allowed from this address"),
     "window.inherited": (
         403,
-        "该检修窗口由上级区域设定,不可在此更改",
+        "该检修窗口由上级区域设定，不可在此更改",
         "The window was set for a larger area and cannot be changed here",
     ),
     "not_found": (404, "未找到", "Not found"),
@@ -60,7 +60,7 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     "alert.acknowledged": (409, "该告警已被确认", "The alert is already acknowledged"),
     "alert.active": (
         409,
-        "该告警仍在持续,不能复位",
+        "该告警仍在持续，不能复位",
         "The alert is active still: it cannot be reset",
     ),
     "alert.already": (409, "该告警已是所要求的状态", "The alert is so already"),
@@ -78,7 +78,7 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     "incident.unchanged": (409, "案件记录没有变化", "Nothing about the incident would change"),
     "case.unchanged": (409, "该警情已处于所要求的状态", "The case is so already"),
     "case.merged": (409, "该警情已并入其他警情", "The case was merged into another"),
-    "case.closed": (409, "警情已结案,请先重新打开", "The case is closed; reopen it first"),
+    "case.closed": (409, "警情已结案，请先重新打开", "The case is closed; reopen it first"),
     "case.duress": (
         409,
         "胁迫报警须单独立案并保持最高等级",
@@ -87,7 +87,7 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     "shift.accepted": (409, "该班次已交接", "The shift is accepted already"),
     "window.over": (
         409,
-        "该检修窗口已结束或已撤销;已过去的时间仅管理员可事后更改(afterwards)",
+        "该检修窗口已结束或已撤销；已过去的时间仅管理员可事后更改（afterwards）",
         "The window is over or called off; only an admin may change the past, with afterwards",
     ),
     "window.too_many": (
@@ -125,7 +125,7 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     ),
     "webhook.secrets": (
         409,
-        "仍有过多旧密钥在用,请稍后再换,或将 overlap_s 设为 0",
+        "仍有过多旧密钥在用，请稍后再换，或将 overlap_s 设为 0",
         "Too many former secrets still sign; wait, or replace them with overlap_s 0",
     ),
     "idempotency.too_many": (
@@ -145,7 +145,7 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
     ),
     "registry.refused": (
         422,
-        "登记文件有误,未作任何更改",
+        "登记文件有误，未作任何更改",
         "The registry files have mistakes; nothing was changed",
     ),
     "request.invalid": (422, "请求参数不符合要求", "The request does not fit"),
@@ -155,20 +155,20 @@ KINDS: Final[Mapping[str, tuple[int, str, str]]] = {
         "Say in If-Match which version was seen",
     ),
     "headers.too_large": (431, "请求头过大", "The headers are too large"),
-    "session.too_many": (429, "登录尝试过多,请稍后再试", "Too many log-in attempts, try later"),
+    "session.too_many": (429, "登录尝试过多，请稍后再试", "Too many log-in attempts, try later"),
     "rule.trying": (
         429,
-        "正在试运行另一条规则,请稍后再试",
+        "正在试运行另一条规则，请稍后再试",
         "Another rule is being tried out, try later",
     ),
     "notification.tests": (
         429,
-        "测试消息发送过于频繁,请稍后再试",
+        "测试消息发送过于频繁，请稍后再试",
         "Too many test messages, try later",
     ),
     "stream.too_many": (429, "打开的实时连接过多", "Too many open live streams"),
     "internal": (500, "服务器内部错误", "Internal error"),
-    "unavailable": (503, "服务暂时不可用,请稍后重试", "Not available right now, try again"),
+    "unavailable": (503, "服务暂时不可用，请稍后重试", "Not available right now, try again"),
 }
 _BY_STATUS: Final = {
     400: "request.malformed",
@@ -188,7 +188,7 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "field.missing": ("必填", "is required"),
     "field.unknown": ("未知字段", "is not known"),
     "field.type": ("类型不符", "has the wrong type"),
-    "field.enum": ("须为以下之一:{allowed}", "must be one of {allowed}"),
+    "field.enum": ("须为以下之一：{allowed}", "must be one of {allowed}"),
     "field.unfitting": ("与其他参数不能同时使用", "does not go with the other parameters"),
     "value.range": ("超出范围", "is out of range"),
     "value.range:min": ("须不小于 {min}", "must be {min} or more"),
@@ -202,12 +202,12 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "time.format": ("须为 RFC 3339 时间", "must be an RFC 3339 time"),
     "date.format": ("须为 YYYY-MM-DD 日期", "must be a date, YYYY-MM-DD"),
     "time.future": ("不得晚于当前时间", "must not lie in the future"),
-    "time.endless": ("须有结束时间,不晚于 {max}", "must have an end, {max} at the latest"),
+    "time.endless": ("须有结束时间，不晚于 {max}", "must have an end, {max} at the latest"),
     "time.past": ("须晚于 {min}", "must be later than {min}"),
     "time.too_long": ("不得晚于 {max}", "must not be later than {max}"),
     "time.too_early": ("不得早于 {min}", "must not be before {min}"),
     "time.unfitting": (
-        "须在告警前后一天之内,即 {min} 至 {max}",
+        "须在告警前后一天之内，即 {min} 至 {max}",
         "must be within a day of the alert, from {min} to {max}",
     ),
     "area.unknown": ("没有这样的社区或网格", "is not a community or cell you can see"),
@@ -217,7 +217,7 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "area.not_community": ("须为社区", "must be a community"),
     "area.too_large": (
-        "设备超过 {max_devices} 台,请选下级区域",
+        "设备超过 {max_devices} 台，请选下级区域",
         "has more than {max_devices} devices, ask for areas below it",
     ),
     "alert.unknown": ("没有这样的告警", "is not an alert you can see"),
@@ -241,7 +241,7 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "node.unknown": ("没有这样的区域、网关或设备", "is nothing you can see"),
     "window.past": (
-        "不得早于 {min};已过去的时间仅管理员可事后认可(afterwards)",
+        "不得早于 {min}；已过去的时间仅管理员可事后认可（afterwards）",
         "must not be before {min}; only an admin may accept the past, with afterwards",
     ),
     "window.too_old": ("不得早于 {min}", "must not be before {min}"),
@@ -249,7 +249,7 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "range.reversed": ("结束须晚于开始", "must end after it begins"),
     "range.too_long": ("最长 {max_days} 天", "must not exceed {max_days} days"),
     "recipient.unknown": (
-        "没有这样的接收人,或其不负责该区域",
+        "没有这样的接收人，或其不负责该区域",
         "is nobody there, or nobody who may see the area",
     ),
     "url.invalid": ("不是有效的地址", "is not a valid address"),
@@ -260,15 +260,15 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "email.invalid": ("不是有效的电子邮件地址", "is not a valid e-mail address"),
     "number.invalid": ("不是有效的电话号码", "is not a valid number"),
     "registry.rule": ("{rule}", "{rule}"),
-    "rule.parameter": ("不适用于此规则:{problem}", "does not fit this rule: {problem}"),
-    "rule.kind_stays": ("须保持为 {kind},或另建规则", "stays {kind}; make another rule instead"),
+    "rule.parameter": ("不适用于此规则：{problem}", "does not fit this rule: {problem}"),
+    "rule.kind_stays": ("须保持为 {kind}，或另建规则", "stays {kind}; make another rule instead"),
     "rule.no_condition": ("此规则没有可试运行的条件", "has no condition that could be tried"),
     "condition.too_deep": ("条件嵌套过深", "is nested too deeply"),
     "condition.too_large": ("条件过多", "has too many parts"),
     "cell.events_only": ("网格内只能组合事件", "asks a cell, which only events can be"),
     "cell.instants_only": ("网格内的事件只取其发生时刻", "asks a cell: events count by instant"),
     "event.never_ends": (
-        "永不结束:须给出结束事件或时长",
+        "永不结束：须给出结束事件或时长",
         "would never end: give an event that ends it, or a time",
     ),
     "event.ends_itself": ("同一事件既开始又结束", "would end with the event it begins with"),
@@ -283,7 +283,7 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
         "asks for events and for a state: an event has to come first",
     ),
     "state.no_history": (
-        "历史中无从得知设备何时首次上报,状态 {found} 不能试运行",
+        "历史中无从得知设备何时首次上报，状态 {found} 不能试运行",
         "asks who is {found}: since when a device was heard is kept nowhere, so it cannot be tried",
     ),
     "value.type": ("与字段类型不符", "is of another type than the field"),

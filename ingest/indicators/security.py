@@ -52,11 +52,11 @@ INDICATORS: Final[tuple[Definition, ...]] = (
         parts="cases",
         name={"zh-CN": "刑事案件发案率", "en": "Incident rate"},
         formula={
-            "zh-CN": "发案率(‰/年)= 时段内已确认的刑事案件数 ÷ 时段内平均常住人口 × 1000,"
-            "按每年 365.25 天折算;平均常住人口 = 逐日人口之和 ÷ 天数。刑事类:入室盗窃、盗窃机动车、"
-            "其他盗窃、诈骗、斗殴;火灾、急病及其他不计;误报、测试、重复及撤回的不计。"
-            "上下限为 95% 精确泊松区间(Garwood):下限按未结案件均不成立计,上限按均成立计。"
-            "上限不高于目标为达标,下限高于目标为未达标,其余暂不能判定;任何一天人口不明则不给出数值。",
+            "zh-CN": "发案率（‰/年）= 时段内已确认的刑事案件数 ÷ 时段内平均常住人口 × 1000，"
+            "按每年 365.25 天折算；平均常住人口 = 逐日人口之和 ÷ 天数。刑事类：入室盗窃、"
+            "盗窃机动车、其他盗窃、诈骗、斗殴；火灾、急病及其他不计；误报、测试、重复及撤回的不计。"
+            "上下限为 95 % 精确泊松区间（Garwood）：下限按未结案件均不成立计，上限按均成立计。"
+            "上限不高于目标为达标，下限高于目标为未达标，其余暂不能判定；任何一天人口不明则不给出数值。",
             "en": "Incident rate (per mille a year) = confirmed criminal incidents / average "
             "resident population in the window x 1000, scaled to a year of 365.25 days; average "
             "population = sum of each day's residents / days. Criminal: burglary, vehicle theft, "
@@ -75,8 +75,8 @@ INDICATORS: Final[tuple[Definition, ...]] = (
         parts="cases",
         name={"zh-CN": "误报率", "en": "False alarms"},
         formula={
-            "zh-CN": "误报率 = 认定为误报或测试的报警数 ÷ 已认定的报警数(误报、测试或属实)。"
-            "尚未认定的为未知:下限按均属实计,上限按均为误报计。重复和撤回的不计。"
+            "zh-CN": "误报率 = 认定为误报或测试的报警数 ÷ 已认定的报警数（误报、测试或属实）。"
+            "尚未认定的为未知：下限按均属实计，上限按均为误报计。重复和撤回的不计。"
             "报警指报警器告警和强行开门告警。",
             "en": "False alarms = alarms settled as false or as a test / alarms settled as false, "
             "as a test or as confirmed. Those not settled are unknown: the lower bound takes them "
@@ -91,8 +91,9 @@ INDICATORS: Final[tuple[Definition, ...]] = (
         parts="us",
         name={"zh-CN": "报警确认用时", "en": "Time to acknowledge"},
         formula={
-            "zh-CN": "自平台收到报警至有人确认的时间;中位数和第 90 百分位取实际出现的值(最近秩法)。"
-            "尚未确认的:下限按至今已过的时间计,上限按无限长计。",
+            "zh-CN": "自平台收到报警至有人确认的时间；"
+            "中位数和第 90 百分位取实际出现的值（最近秩法）。"
+            "尚未确认的：下限按至今已过的时间计，上限按无限长计。",
             "en": "From when an alarm reached us until somebody acknowledged it; median and 90th "
             "percentile by nearest rank, so each is a time that did occur. Those not acknowledged "
             "yet count in the lower bound with the time gone by, in the upper bound as endless.",
@@ -105,9 +106,9 @@ INDICATORS: Final[tuple[Definition, ...]] = (
         parts="us",
         name={"zh-CN": "报警处置用时", "en": "Time to close"},
         formula={
-            "zh-CN": "自平台收到报警至报警解除且已确认(以较晚者为准)的时间;"
-            "中位数和第 90 百分位取实际出现的值(最近秩法)。"
-            "尚未关闭的:下限按至今已过的时间计,上限按无限长计。",
+            "zh-CN": "自平台收到报警至报警解除且已确认（以较晚者为准）的时间；"
+            "中位数和第 90 百分位取实际出现的值（最近秩法）。"
+            "尚未关闭的：下限按至今已过的时间计，上限按无限长计。",
             "en": "From when an alarm reached us until it was over and acknowledged, whichever "
             "came later; median and 90th percentile by nearest rank. Those not closed yet count "
             "in the lower bound with the time gone by, in the upper bound as endless.",
@@ -120,8 +121,8 @@ INDICATORS: Final[tuple[Definition, ...]] = (
         parts="cases",
         name={"zh-CN": "居民满意率", "en": "Resident satisfaction"},
         formula={
-            "zh-CN": "满意率 = 评为 4 分或 5 分的工单数 ÷ 已评价的工单数(满分 5 分)。"
-            "已办结而未评价的为未知:下限按不满意计,上限按满意计。",
+            "zh-CN": "满意率 = 评为 4 分或 5 分的工单数 ÷ 已评价的工单数（满分 5 分）。"
+            "已办结而未评价的为未知：下限按不满意计，上限按满意计。",
             "en": "Satisfaction = tickets rated 4 or 5 of 5 / rated tickets. Closed tickets "
             "without a rating are unknown: the lower bound takes them as not satisfied, the upper "
             "bound as satisfied.",

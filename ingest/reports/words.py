@@ -184,6 +184,7 @@ _WORDS: Final[Mapping[str, Text]] = {
     "reason.registry": {"zh-CN": "设施台账有变", "en": "the register was changed"},
     "reason.definition": {"zh-CN": "指标口径有变", "en": "the definition was changed"},
     "reason.incident": {"zh-CN": "案事件记录有变", "en": "an incident record was changed"},
+    "reason.city": {"zh-CN": "所属城市更正", "en": "its city restated it"},
     "reason.opened": {"zh-CN": "首次计算", "en": "the day was opened"},
     "reason.over": {"zh-CN": "日终结算", "en": "the day was over"},
     "reason.running": {"zh-CN": "当日更新", "en": "the day was still running"},
