@@ -16,7 +16,7 @@ import psycopg
 from edge_agent.kinds import Event
 from edge_agent.kinds.alarm import AlarmEvent
 from edge_agent.messages import AnyLane, GapEvent, Lane, LiveGateway, Status
-from ingest import gateway_rules, metrics
+from ingest import event_rules, gateway_rules, metrics
 from ingest.alerts import Clear, Raise
 from ingest.days import days_over
 from ingest.judge import Judged
@@ -24,7 +24,8 @@ from ingest.kinds import GATEWAY_SILENT, KINDS, STREAM_HOLE, STREAM_LOST
 from ingest.kinds.base import fields
 from ingest.owed import WAIT_MAX, Owed
 from ingest.presence import HEARD_INTERVAL, Listening, Watch
-from ingest.rule_engine import Seen, subject_of_gateway
+from ingest.rule_engine import Seen
+from ingest.rule_memory import subject_of_gateway
 from ingest.rules import Rule
 from ingest.store import (
     alerts,
@@ -76,6 +77,7 @@ class EventWriter(Writer):
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
         known: list[tuple[Device, datetime]] = []
         aborted: list[tuple[int, tuple[Device, Event]]] = []
+        engine, latest = self.projection.engine, partial(devices.latest, conn)
         for item in fresh:
             match item.event:
                 case None:
@@ -88,12 +90,10 @@ class EventWriter(Writer):
                     rows[device.kind].append(
                         (device.id, event.at, item.message.received_at, *fields(event, table))
                     )
-                    self.projection.fold_event(
-                        device, event, item.message.received_at, partial(devices.latest, conn)
-                    )
+                    event_rules.tell(engine, device, event, item.message.received_at, latest)
                     known.append((device, event.at))
                     if isinstance(event, AlarmEvent) and event.phase == "aborted":
-                        aborted.append((len(self.projection.delta.alerts), (device, event)))
+                        aborted.append((len(self.projection.gather().alerts), (device, event)))
         for kind, values in rows.items():
             table = KINDS[kind].events
             assert table is not None
@@ -132,7 +132,7 @@ class EventWriter(Writer):
         for end in readings.ends(conn, named):
             device, event, received_at = raised[end.number]
             over = event.model_copy(update={"phase": end.phase, "at": end.at})
-            self.projection.tell_built_in(device, over, received_at)
+            event_rules.tell_built_in(self.projection.engine, device, over, received_at)
 
     def _write(
         self,
@@ -194,8 +194,9 @@ class EventWriter(Writer):
 
         if times:
             engine.pass_time({one: (at, now) for one, at in times.items()})
+        latest = partial(devices.latest, conn)
         for device, one, at in engine.take_due(until, _ASKED_AT_ONCE, time_at):
-            self.projection.ask_due(device, one, at, now, partial(devices.latest, conn))
+            event_rules.ask_due(engine, device, one, at, now, latest)
         delta = self.projection.gather()
         if not (delta.memory or delta.alerts):
             return

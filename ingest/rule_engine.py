@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules that remember: people's own conditions, and delays of what events and statuses say.
+"""People's own rules, asked; and delays of what events and statuses say to the product's own.
 
-In memory, staged by transaction as all of `ingest.projection` is; what a restart must know goes to
-`rule_memory` in the transaction of what made it so. A condition is asked of each reading, event or
-status of its class, and again when its answer changes by time alone.
+In memory, staged by transaction as all of `ingest.projection` is. A condition is asked of each
+reading, event or status of its class, and again when its answer changes by time alone.
 """
 
-import heapq
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from edge_agent.messages import AnyLane, Lane
+from edge_agent.messages import AnyLane
 from ingest.alerts import (
     HELD,
     IDLE,
-    Active,
     Clear,
     Decision,
     Ending,
@@ -27,20 +24,16 @@ from ingest.alerts import (
     elapse,
     step,
 )  # fmt: skip
-from ingest.conditions import (
-    Answer,
-    Compiled,
-    ConditionError,
-    Memory,
-    Told,
-    compile_condition,
-)
+from ingest.conditions import Answer, Memory, Told
+from ingest.custom_rules import Custom, CustomRules
 from ingest.indicators import spans
 from ingest.presence import Presence, SilentGateways
-from ingest.rules import Rule, RuleBook, Rules, is_custom
+from ingest.rule_agenda import Agenda
+from ingest.rule_memory import NOTHING, Kept, RuleMemory, key_of, key_of_cell, subject_of
+from ingest.rules import Rule, RuleBook, is_custom
 from ingest.states import states_of
 from ingest.store.alerts import Change, Standing, Subject
-from ingest.store.devices import Device, Gateway, Registry, State
+from ingest.store.devices import Device, Registry, State
 from ingest.store.rules import MemoryKey, MemoryRow
 
 log = logging.getLogger(__name__)
@@ -51,65 +44,6 @@ _EVER: Final = datetime.min.replace(tzinfo=UTC)
 _LOOK_AGAIN: Final = timedelta(seconds=10)
 # Personal data: told to nobody who is not shown the event itself.
 _UNTOLD: Final = frozenset({"credential"})
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Custom:
-    """A rule of people's own, ready to be asked."""
-
-    rule: Rule
-    asks: Compiled
-
-    @property
-    def lane(self) -> Lane:
-        """Who asks it: events are heard on their own lane, where the latest state is known too."""
-        return "telemetry" if self.asks.listens == "readings" else "event"
-
-
-def lane_of(rule: Rule) -> Lane:
-    """Return which lane raises and clears the alerts of a rule."""
-    if rule.when is None or rule.kind is None:
-        return rule.lane
-    try:
-        return Custom(rule, compile_condition(rule.when, rule.kind)).lane
-    except ConditionError:
-        return rule.lane
-
-
-class Kept(NamedTuple):
-    """What is kept of a rule on one subject.
-
-    ``params`` are for the alert that is still to come; of a cell, which of its devices has it.
-    ``due``, when to ask again, is not in the table: whoever starts asks everybody once, though not
-    as of before ``asked``, when something was decided last that no reading told.
-    """
-
-    track: Track = IDLE
-    memory: Any = None
-    due: datetime | None = None
-    params: Mapping[str, Any] = {}
-    asked: datetime | None = None
-
-    @property
-    def runs(self) -> bool:
-        """Whether a delay runs."""
-        return isinstance(self.track, Pending | Ending)
-
-    def row(self, key: MemoryKey) -> MemoryRow | None:
-        """Return what the table has of it: nothing, if nothing but the alert need be known."""
-        if not (self.runs or self.memory is not None or self.params or self.asked):
-            return None
-        since = known_until = None
-        match self.track:
-            case Pending(since, until) | Ending(_, since, until):
-                known_until = None if until == _FOR_EVER else until
-            case _:
-                pass
-        ending = isinstance(self.track, Ending)
-        return MemoryRow(*key, self.memory, since, ending, known_until, self.params, self.asked)
-
-
-_NOTHING: Final = Kept()
 
 
 class Seen(NamedTuple):
@@ -133,23 +67,11 @@ class Seen(NamedTuple):
     is_known: bool = True
 
 
-def key_of(rule: str, subject: Subject, key: str = "") -> MemoryKey:
-    """Return under which name something is remembered of a rule on a subject."""
-    return MemoryKey(rule, subject.device or f"gateway:{subject.gateway}", key)
-
-
-def subject_of(device: Device) -> Subject:
-    """Return what an alert about ``device`` is about."""
-    return Subject(device.kind, device.gateway, device.community, device.area, device.device)
-
-
-def subject_of_gateway(gateway: Gateway) -> Subject:
-    """Return what an alert about ``gateway`` is about."""
-    return Subject("gateway", gateway.gateway, gateway.community, gateway.community)
-
-
 class Engine:
-    """The rules of one lane that remember."""
+    """The ``rules`` of one lane that remember; ``custom`` are people's own.
+
+    Staged for the tables: ``changes`` of alerts, and ``rows`` of what is remembered.
+    """
 
     def __init__(
         self, lane: AnyLane, rules: RuleBook, registry: Registry, presence: Presence
@@ -157,113 +79,30 @@ class Engine:
         """Start empty; `restore` brings what the tables hold."""
         self._lane = lane
         self._silent = SilentGateways(presence)
-        self._kept: dict[MemoryKey, Kept] = {}
-        # Of which a delay runs, by gateway, in the order in which it began.
-        self._running: dict[str, dict[MemoryKey, None]] = {}
-        # When to ask again, each once; that it is later by now is seen when it is taken out.
-        self._due: list[tuple[datetime, MemoryKey]] = []
-        self._scheduled: dict[MemoryKey, datetime] = {}
-        self._taken: list[tuple[datetime, MemoryKey]] = []
-        # Of that, what is due here and not yet there: by gateway, and whether a state is asked for.
-        self._early: dict[tuple[str, bool], list[tuple[datetime, MemoryKey]]] = {}
-        # What asks for states, by gateway of which it is not known whether it is heard.
-        self._waiting: dict[str, list[tuple[datetime, MemoryKey]]] = {}
-        self._staged: dict[MemoryKey, Kept] = {}
+        self.custom = CustomRules(lane, rules, registry)
+        self._agenda = Agenda()
+        self._memory = RuleMemory(self._agenda, registry)
         self._failed: set[str] = set()
-        # Decided within the flush, and what of memory it changed.
         self.changes: list[Change] = []
-        self.memory: dict[MemoryKey, MemoryRow | None] = {}
         self.follow(rules, registry)
 
     def follow(self, rules: RuleBook, registry: Registry) -> None:
         """Go on with other rules, or another registry."""
-        self._rules = rules
+        self.rules = rules
         self._registry = registry
-        self._custom: dict[Rules, Mapping[str, tuple[Custom, ...]]] = {}
-        self._looked_at: dict[str, frozenset[str]] = {}
-        self._asks_states: bool | None = None
+        self.custom.follow(rules, registry)
+        self._memory.follow(registry)
         self._silent.follow(registry.gateways)
         self._in_cell: dict[tuple[str, str], str] = {}
-        for early in self._early.values():  # devices may be behind another gateway now
-            for entry in early:
-                heapq.heappush(self._due, entry)
-        self._early = {}
-        for gateway in list(self._waiting):
-            self._wait_no_more(gateway)
+        self._agenda.recall()
 
     def restore(self, standing: Iterable[Standing], rows: Iterable[MemoryRow]) -> None:
         """Replace everything by what the tables hold."""
-        self._kept, self._running, self._due, self._taken = {}, {}, [], []
-        self._scheduled, self._early, self._waiting = {}, {}, {}
-        self._unstage()
-        for one in standing:
-            key = MemoryKey(one.rule, one.device or f"gateway:{one.gateway}", one.key)
-            self._kept[key] = Kept(Active(one.raised_at))
-        for row in rows:
-            key = MemoryKey(row.rule, row.subject, row.key)
-            if self.subject(key) is None and not key.subject.startswith("cell:"):
-                continue  # another process's
-            track = self._kept.get(key, _NOTHING).track
-            until = row.known_until or _FOR_EVER
-            if row.since is not None:
-                if not row.ending:
-                    track = Pending(row.since, until)
-                elif isinstance(track, Active):
-                    track = Ending(track.raised_at, row.since, until)
-            self._take(key, Kept(track, row.memory, None, row.params, row.asked))
-            if is_custom(key.rule) and self._lane == "event":
-                self._schedule(key, _EVER)  # of readings `begin` asks
-
-    def custom(self, area: str, kind: str) -> tuple[Custom, ...]:
-        """Return people's own rules on a device class in an area that this lane asks."""
-        return self._in(area).get(kind, ())
-
-    def _in(self, area: str) -> Mapping[str, tuple[Custom, ...]]:
-        rules = self._rules.at(area)
-        found = self._custom.get(rules)
-        if found is None:
-            found = self._custom[rules] = self._compile(rules)
-        return found
-
-    def _in_all(self) -> list[Mapping[str, tuple[Custom, ...]]]:
-        if not self._rules.has_custom:
-            return []
-        return [self._in(area) for area in {one.area for one in self._registry.devices.values()}]
-
-    def _compile(self, rules: Rules) -> Mapping[str, tuple[Custom, ...]]:
-        found: dict[str, tuple[Custom, ...]] = {}
-        for rule in rules:
-            if rule.enabled and rule.when is not None and rule.kind is not None:
-                try:
-                    one = Custom(rule, compile_condition(rule.when, rule.kind))
-                except ConditionError as error:
-                    # It fitted when it was saved: an upgrade changed what can be asked.
-                    log.warning("left out rule=%s: %s", rule.id, error)
-                    continue
-                if one.lane == self._lane:
-                    for kind in one.asks.kinds:
-                        found[kind] = (*found.get(kind, ()), one)
-                else:
-                    names = self._looked_at.get(rule.kind, frozenset())
-                    self._looked_at[rule.kind] = names | one.asks.names
-        return found
-
-    def looked_at(self) -> Mapping[str, frozenset[str]]:
-        """Return, by device class, the fields of readings that rules of another lane look at."""
-        self._in_all()
-        return self._looked_at
-
-    def subject(self, key: MemoryKey) -> Subject | None:
-        """Return whom something is remembered of; None: nobody who is registered here."""
-        if key.subject.startswith("gateway:"):
-            gateway = self._registry.gateways.get(key.subject.removeprefix("gateway:"))
-            return None if gateway is None else subject_of_gateway(gateway)
-        device = self._registry.devices.get(key.subject)
-        return None if device is None else subject_of(device)
-
-    def stands(self, key: MemoryKey) -> bool:
-        """Whether anything is remembered: an alert that stands, a delay, a count."""
-        return key in self._staged or key in self._kept
+        self.changes = []
+        self._agenda.clear()
+        for name in self._memory.restore(standing, rows):
+            if is_custom(name.rule) and self._lane == "event":
+                self._agenda.add(name, _EVER)  # of readings `begin` asks
 
     def advance(
         self,
@@ -282,7 +121,7 @@ class Engine:
         ``ended`` is why it ended otherwise than by itself: then at once, and the alert says so.
         """
         name = key_of(rule.id, subject, key)
-        before = self._now(name)
+        before = self._memory.of(name)
         if before.track is IDLE and not holds:
             return
         told = dict(params or {}) if holds else before.params
@@ -308,7 +147,7 @@ class Engine:
                 fault=None if heard is None else heard.fault,
             )
             seen = seen._replace(states=states)
-        before = self._now(own)
+        before = self._memory.of(own)
         answer = self._answer(one, device, seen, before.memory)
         if answer is None:
             return False
@@ -320,12 +159,12 @@ class Engine:
         )
         seen = seen._replace(known_until=_known_until(one, answer, device, seen))
         kept = self._step(one.rule, subject, own, before, answer.holds, seen, received_at, after)
-        return one.asks.is_calm and kept == _NOTHING
+        return one.asks.is_calm and kept == NOTHING
 
     def _ask_cell(self, one: Custom, device: Device, seen: Seen, received_at: datetime) -> bool:
         """Ask what a cell's devices share; the alert is on the device that made it true."""
-        cell = MemoryKey(one.rule.id, f"cell:{device.area}")
-        before = self._now(cell)
+        cell = key_of_cell(one.rule.id, device.area)
+        before = self._memory.of(cell)
         if before.params and before.params["device"] not in self._registry.devices:
             return False  # another process has the device that has the alert
         answer = self._answer(one, device, seen, before.memory)
@@ -334,7 +173,7 @@ class Engine:
         holder = self._registry.devices[before.params.get("device", device.device)]
         subject = subject_of(holder)
         own = key_of(one.rule.id, subject)
-        has = self._now(own)
+        has = self._memory.of(own)
         after = Kept(params=(answer.holds and _told(one, seen)) or has.params)
         seen = seen._replace(known_until=_known_until(one, answer, device, seen))
         kept = self._step(one.rule, subject, own, has, answer.holds, seen, received_at, after)
@@ -344,7 +183,7 @@ class Engine:
         asked = before.asked
         if kept.track is not has.track:
             asked = seen.at if asked is None else max(asked, seen.at)
-        self._stage(cell, before, Kept(IDLE, answer.memory, due, params, asked))
+        self._memory.stage(cell, before, Kept(IDLE, answer.memory, due, params, asked))
         return False
 
     def _answer(
@@ -423,7 +262,7 @@ class Engine:
             # What it remembers may be older: asked as of then, it would decide once more.
             decided = before.asked or seen.at
             kept = kept._replace(asked=max(decided, seen.at) if decisions else before.asked)
-        self._stage(name, before, kept)
+        self._memory.stage(name, before, kept)
         return kept
 
     def pass_time(self, times: Mapping[str, tuple[datetime, datetime]]) -> None:
@@ -432,16 +271,15 @@ class Engine:
         Args:
             times: By gateway, how late it is there, and when that was learned.
         """
-        names = {name: None for gateway in times for name in self._running.get(gateway, ())}
-        for name in [*names, *(name for name in self._staged if name not in names)]:
-            before, subject = self._now(name), self.subject(name)
+        for name in self._memory.may_run_behind(times):
+            before, subject = self._memory.of(name), self._memory.subject(name)
             if subject is None or subject.gateway not in times or not before.runs:
                 continue
-            rule = self._rules.get(name.rule, subject.area)
+            rule = self.rules.get(name.rule, subject.area)
             if rule is None:
                 continue
             now, received_at = times[subject.gateway]
-            if self._asks_state(name, subject):
+            if self.custom.asks_for_state(name.rule, subject.area, subject.kind):
                 now = min(now, _known(before.track))  # what the state says then is asked then
             track, decision = elapse(
                 before.track, now, on_delay=rule.on_delay, off_delay=rule.off_delay
@@ -449,50 +287,30 @@ class Engine:
             if decision is not None:
                 self._decide(rule, subject, name, decision, received_at, before.params)
             params: Mapping[str, Any] = before.params if isinstance(track, Pending) else {}
-            self._stage(name, before, before._replace(track=track, params=params))
-
-    def _asks_state(self, name: MemoryKey, of: Subject | Device) -> bool:
-        """Whether a rule on a subject asks for its state."""
-        found = self.custom(of.area, of.kind)
-        return any(one.asks.states and one.rule.id == name.rule for one in found)
-
-    def _wait_no_more(self, gateway: str) -> None:
-        for due, name in self._waiting.pop(gateway):
-            self._schedule(name, due)
+            self._memory.stage(name, before, before._replace(track=track, params=params))
 
     @property
     def may_wait(self) -> bool:
         """Whether a delay may run anywhere; else no time need be told."""
-        return bool(self._running or self._staged)
+        return self._memory.may_run
 
     @property
-    def waiting(self) -> Iterable[str]:
+    def waiting(self) -> Collection[str]:
         """The gateways behind which delays run, or something is due here and not yet there."""
-        return {**self._running, **{gateway: None for gateway, _ in self._early}}
+        return dict.fromkeys([*self._memory.runs_behind, *self._agenda.put_off_behind]).keys()
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody need be asked without having spoken: events alone are nothing."""
-        return self._lane != "telemetry" or not self._rules.has_custom
-
-    @property
-    def asks_states(self) -> bool:
-        """Whether any rule of this lane asks for a device's state."""
-        if self._asks_states is None:
-            self._asks_states = any(
-                one.asks.states
-                for by_kind in self._in_all()
-                for of in by_kind.values()
-                for one in of
-            )
-        return self._asks_states
+        return self._lane != "telemetry" or not self.rules.has_custom
 
     def look_for_gateways(self) -> None:
         """Ask anew of devices whose gateway fell silent or is heard again, as of the next look."""
-        if not self.asks_states:
+        if not self.custom.asks_states:
             return
-        for gateway in [one for one in self._waiting if self._silent.is_known(one)]:
-            self._wait_no_more(gateway)
+        for gateway in self._agenda.waits_for:
+            if self._silent.is_known(gateway):
+                self._agenda.wait_no_more(gateway)
         turned = self._silent.take_turned()
         if turned:
             for device in self._registry.devices.values():
@@ -505,15 +323,13 @@ class Engine:
         What asks for the state is asked as of now (while a delay of it runs, as late as it is
         behind the gateway), and all else as of ``since``; not at all where that is None.
         """
-        for one in self.custom(device.area, device.kind):
+        for one in self.custom.of(device.area, device.kind):
             name = key_of(one.rule.id, subject_of(device))
             if one.asks.states:
-                kept = self._kept.get(name)
-                if kept is not None and kept.due is not None:
-                    self._kept[name] = kept._replace(due=None)  # it would wait for that
-                self._schedule(name, _EVER)
+                self._memory.forget_due(name)
+                self._agenda.add(name, _EVER)
             elif since is not None and not one.asks.is_calm and one.asks.memory_of == "device":
-                self._schedule(name, since)
+                self._agenda.add(name, since)
 
     def take_due(
         self,
@@ -529,38 +345,27 @@ class Engine:
             time_at: How late it is behind a gateway, where that is not as late as here: for what
                 asks for a device's state (True), and for all else.
         """
-        for behind, early in list(self._early.items()):
-            there = time_at(*behind)
-            while early and early[0][0] <= there:
-                heapq.heappush(self._due, heapq.heappop(early))
-            if not early:
-                del self._early[behind]
-        for _ in range(most):
-            if not self._due or self._due[0][0] > now:
-                return
-            at, name = heapq.heappop(self._due)
-            if self._scheduled.get(name) != at:
-                continue
-            device = self._device(name)
-            there = now
+        agenda = self._agenda
+        agenda.catch_up(time_at)
+        for at, name in agenda.due(now, most):
+            device, there = self._device(name), now
             if device is not None:
-                of_state = self._lane == "telemetry" and self._asks_state(name, device)
+                of_state = self._lane == "telemetry" and self.custom.asks_for_state(
+                    name.rule, device.area, device.kind
+                )
                 # What the state is shows once it is known whether the gateway is heard.
                 if of_state and not self._silent.is_known(device.gateway):
-                    del self._scheduled[name]
-                    self._waiting.setdefault(device.gateway, []).append((at, name))
+                    agenda.wait(at, name, device.gateway)
                     continue
                 there = time_at(device.gateway, of_state)
                 if at > there:
-                    early = self._early.setdefault((device.gateway, of_state), [])
-                    heapq.heappush(early, (at, name))
+                    agenda.put_off(at, name, (device.gateway, of_state))
                     continue
-            del self._scheduled[name]
-            kept = self._now(name)
+            kept = self._memory.of(name)
             if kept.due is not None and kept.due > at:
-                self._schedule(name, kept.due)  # it was asked meanwhile
+                agenda.move(name, kept.due)  # it was asked meanwhile
                 continue
-            self._taken.append((at, name))
+            agenda.take(at, name)
             if device is None:
                 continue
             if at == _EVER and self._lane == "telemetry":
@@ -569,7 +374,7 @@ class Engine:
                 if isinstance(kept.track, Pending | Ending):
                     # What ended it may still be on its way.
                     at = min(at, max(there, kept.track.since))
-            for one in self.custom(device.area, device.kind):
+            for one in self.custom.of(device.area, device.kind):
                 if one.rule.id == name.rule:
                     yield device, one, self._as_of(kept, at)
 
@@ -580,13 +385,13 @@ class Engine:
         come whether it is noticed.
         """
         in_cell = one.asks.memory_of == "cell"
-        name = MemoryKey(one.rule.id, f"cell:{device.area}" if in_cell else device.device)
-        while (due := self._scheduled.get(name)) is not None:
-            as_of = self._as_of(self._now(name), due)
+        rule = one.rule.id
+        name = key_of_cell(rule, device.area) if in_cell else MemoryKey(rule, device.device)
+        while (due := self._agenda.at(name)) is not None:
+            as_of = self._as_of(self._memory.of(name), due)
             if as_of > at or (due == _EVER and one.asks.states):  # as of now, not of then
                 return
-            del self._scheduled[name]
-            self._taken.append((due, name))
+            self._agenda.take(due, name)
             yield as_of
 
     def _as_of(self, kept: Kept, due: datetime) -> datetime:
@@ -600,76 +405,37 @@ class Engine:
         if not name.subject.startswith("cell:"):
             return devices.get(name.subject)
         cell = name.subject.removeprefix("cell:")
-        rule = self._rules.find(name.rule, cell)
+        rule = self.rules.find(name.rule, cell)
         if not self._in_cell:
             self._in_cell = {(one.area, one.kind): one.device for one in devices.values()}
         kind = None if rule is None else rule.kind
         return None if kind is None else devices.get(self._in_cell.get((cell, kind), ""))
 
-    def _schedule(self, name: MemoryKey, due: datetime) -> None:
-        known = self._scheduled.get(name)
-        if known is None or due < known:
-            self._scheduled[name] = due
-            heapq.heappush(self._due, (due, name))
-
     def forget(self, names: Iterable[MemoryKey]) -> None:
         """Drop what is remembered, and written no more: its rule is gone, or another."""
-        for name in names:
-            self._take(name, _NOTHING)
+        self._memory.forget(names)
 
     @property
-    def remembered(self) -> Iterable[MemoryKey]:
+    def remembered(self) -> Collection[MemoryKey]:
         """Of what anything is remembered."""
-        return list(self._kept)
+        return self._memory.names
+
+    @property
+    def rows(self) -> Mapping[MemoryKey, MemoryRow | None]:
+        """What is remembered otherwise than before; None: nothing any more."""
+        return self._memory.rows
 
     def commit(self) -> None:
         """Make what was staged the present."""
-        for name, kept in self._staged.items():
-            self._take(name, kept)
-        self._taken = []
-        self._unstage()
+        self._memory.commit()
+        self._agenda.commit()
+        self.changes = []
 
     def rollback(self) -> None:
         """Forget what was staged."""
-        for due, name in self._taken:
-            self._schedule(name, due)
-        self._taken = []
-        self._unstage()
-
-    def _unstage(self) -> None:
-        self._staged = {}
+        self._agenda.rollback()
+        self._memory.rollback()
         self.changes = []
-        self.memory = {}
-
-    def _now(self, name: MemoryKey) -> Kept:
-        return self._staged.get(name) or self._kept.get(name, _NOTHING)
-
-    def _stage(self, name: MemoryKey, before: Kept, after: Kept) -> None:
-        if after == before:
-            return
-        self._staged[name] = after
-        if after.due is not None:
-            self._schedule(name, after.due)
-        row = after.row(name)
-        if row != before.row(name):
-            self.memory[name] = row
-
-    def _take(self, name: MemoryKey, kept: Kept) -> None:
-        if kept == _NOTHING:
-            self._kept.pop(name, None)
-        else:
-            self._kept[name] = kept
-        subject = self.subject(name)
-        if subject is not None:
-            running = self._running.setdefault(subject.gateway, {})
-            if kept.runs:
-                running[name] = None
-            else:
-                running.pop(name, None)
-            if not running:
-                del self._running[subject.gateway]
-        if kept.due is not None:
-            self._schedule(name, kept.due)
 
     def _decide(
         self,

@@ -17,8 +17,9 @@ import psycopg
 
 from edge_agent.messages import AnyLane
 from ingest.alerts import Clear
+from ingest.custom_rules import lane_of
 from ingest.kinds import CIRCUIT_DARK, DEVICE_REFUSED, GATEWAY_REFUSED
-from ingest.rule_engine import key_of, lane_of
+from ingest.rule_memory import key_of
 from ingest.rules import Rule, RuleBook
 from ingest.store import alerts
 from ingest.store import rules as stored

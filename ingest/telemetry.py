@@ -9,7 +9,7 @@ from typing import Final, Unpack
 
 import psycopg
 
-from edge_agent.messages import AnyLane
+from edge_agent.messages import AnyLane, LiveDevice
 from ingest import metrics
 from ingest.days import LATELY, days_over
 from ingest.indicators import lighting, spans
@@ -18,7 +18,8 @@ from ingest.kinds import DEVICE_SILENT, KINDS
 from ingest.owed import WAIT_MAX
 from ingest.partitions import NAMES
 from ingest.presence import HEARD_INTERVAL, Listening, Watch, is_silent
-from ingest.projection import SAID, Delta, Heard, live_device
+from ingest.projection import SAID, Delta, Heard
+from ingest.states import device_state
 from ingest.store import (
     alerts,
     chunks,
@@ -57,6 +58,21 @@ _LIVE_WITHIN: Final = timedelta(seconds=5)
 # A backlog that is older comes beside what is live (decision 0008), with a minute to come in.
 _IN_ORDER: Final = timedelta(minutes=16)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def _live(device: Device, state: State) -> LiveDevice:
+    """Return what people who watch are told of a device."""
+    return LiveDevice(
+        device=device.device,
+        kind=device.kind,
+        # Whether its gateway is silent is told of the gateway.
+        state=device_state(
+            device.life, heard=True, silent=state.silent, gateway_silent=False, fault=state.fault
+        ),
+        at=state.at,
+        received_at=state.received_at,
+        values=dict(state.reading),
+    )
 
 
 class TelemetryWriter(Writer):
@@ -132,7 +148,7 @@ class TelemetryWriter(Writer):
         for kind in self._stored:
             readings.copy_in(conn, KINDS[kind].readings, rows[kind])
         self.projection.fold(heard)
-        self._write(conn, self.projection.delta, now)
+        self._write(conn, self.projection.gather(), now)
         late = days_over(past, now) if past else {}
         if late:
             community_days.mark(conn, late.items(), "late")
@@ -172,7 +188,7 @@ class TelemetryWriter(Writer):
 
     def _announce(self, delta: Delta) -> None:
         for device, state in delta.live.values():
-            self.downlink.device_changed(device.community, live_device(device, state))
+            self.downlink.device_changed(device.community, _live(device, state))
         for change in delta.alerts:
             metrics.ALERTS.labels(change.rule.id).inc()
         self.tell_alerts()
@@ -323,7 +339,7 @@ class TelemetryWriter(Writer):
 
     def _write_staged(self, conn: psycopg.Connection, now: datetime) -> None:
         """Write what is staged without a flush, in a transaction of its own."""
-        delta = self.projection.delta
+        delta = self.projection.gather()
         if not (delta.states or delta.memory or delta.alerts):
             return
         try:
@@ -360,7 +376,7 @@ class TelemetryWriter(Writer):
         dirty = lamp_nights.take_dirty(conn, _RECOMPUTED_AT_ONCE, until, self.own_gateways)
         # What is restated is settled up to the state in the table, as all nights are.
         self.projection.write_out(device_id for device_id, _ in dirty)
-        self._write(conn, self.projection.delta, now)
+        self._write(conn, self.projection.gather(), now)
         for device_id, night in dirty:
             device = self.projection.device(device_id)
             assert device is not None, "who has a night is registered"
@@ -377,7 +393,7 @@ class TelemetryWriter(Writer):
         )
         if wanted != self._opened_for:
             self._opened_for = wanted
-            self.projection.forget_nights(
+            self.projection.nights.forget(
                 min(wanted[1].values(), default=now.date()) - _NIGHTS_BACK
             )
             self._unopened = [

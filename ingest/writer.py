@@ -39,7 +39,7 @@ from ingest.partitions import ALL, Partitions, member_row, show
 from ingest.presence import LANES, Listening, Presence
 from ingest.projection import Projection
 from ingest.refusals import Refusals
-from ingest.rule_engine import subject_of
+from ingest.rule_memory import subject_of
 from ingest.rule_reload import RuleFollower
 from ingest.rules import RuleBook
 from ingest.store import (

@@ -17,7 +17,7 @@ from ingest.indicators import lighting, spans
 from ingest.kinds import DEFAULT_RULES
 from ingest.projection import Delta, Projection
 from ingest.rules import RuleBook
-from ingest.store.alerts import PendingRow, Standing
+from ingest.store.alerts import Change, PendingRow, Standing
 from ingest.store.devices import Device, Gateway, Registry, State
 from tests.ingest.community import heard
 
@@ -128,7 +128,7 @@ def run(
             if index in restarts:
                 projection = tables.restored(interval)
             projection.fold([heard(*item) for item in flush])
-            tables.write(projection.delta)
+            tables.write(projection.gather())
             tables.readings += flush
             projection.commit()
             flush = []
@@ -179,3 +179,18 @@ def test_lamp_that_goes_off_just_before_it_may_is_not_dark_when_due() -> None:
     tables = run([*early, reading(1, START + timedelta(minutes=59), 0)], {0}, set(), {1})
     told = [told for told in tables.told if told[1] == lamp.device]
     assert told == [("lamp.dark", lamp.device, "Raise", START + timedelta(minutes=35))]
+
+
+def test_alert_tells_the_same_after_a_flush_that_failed() -> None:
+    """What a delay ended is told as it was before, though the reading was folded already."""
+    lamp, projection = LAMPS[0], Tables().restored(timedelta())
+    changes: list[Change] = []
+    for minutes, power_w in ((12, 5), (18, 7)):
+        at = START + timedelta(minutes=minutes)
+        told = heard(lamp, LampReading(device=lamp.device, at=at, lit=False, power_w=power_w))
+        projection.fold([told])
+        projection.rollback()
+        projection.fold([told])
+        changes += projection.commit().alerts
+    (change,) = changes
+    assert (change.rule.id, change.params) == ("lamp.dark", {"power_w": 5})

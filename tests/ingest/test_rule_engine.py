@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from edge_agent.kinds import Event, Reading
 from edge_agent.kinds.alarm import AlarmEvent
 from edge_agent.kinds.bin import BinReading
 from edge_agent.kinds.gate import GateEvent
+from ingest import event_rules
 from ingest.indicators import lighting, spans
 from ingest.kinds import DEFAULT_RULES
 from ingest.projection import Projection
@@ -147,7 +149,10 @@ def pass_time(
 ) -> None:
     """What a tick does."""
     for one, rule, at in projection.engine.take_due(now, 1_000):
-        projection.ask_due(one, rule, at, now, latest)
+        if latest is None:
+            projection.ask_due(one, rule, at, now)
+        else:
+            event_rules.ask_due(projection.engine, one, rule, at, now, latest)
 
 
 Step = tuple[int, int, float, float, bool, bool, bool]
@@ -221,7 +226,7 @@ def test_each_kind_of_own_rule_is_asked() -> None:
 
 def tell(projection: Projection, *events: tuple[Device, Event]) -> list[tuple[str, str]]:
     for one, event in events:
-        projection.fold_event(one, event, event.at)
+        event_rules.tell(projection.engine, one, event, event.at, lambda number: None)
     changes = projection.gather().alerts
     return [(type(change.decision).__name__, change.rule.id) for change in changes]
 
@@ -309,7 +314,7 @@ def test_a_credential_is_told_to_nobody() -> None:
     projection = Tables(book(DENIED), "event").started()
     for second in range(3):
         one, event = gate("denied", second)
-        projection.fold_event(one, event.model_copy(update={"credential": "p1-x"}), event.at)
+        tell(projection, (one, event.model_copy(update={"credential": "p1-x"})))
     (change,) = projection.gather().alerts
     assert change.params["event"] == "denied"
     assert "credential" not in change.params
@@ -339,20 +344,52 @@ def test_delays_of_events_outlive_a_restart() -> None:
     assert tables.memory == {}
 
 
+def test_a_delay_goes_on_behind_another_gateway() -> None:
+    waiting = Version("gate.forced", "city", 1, {"on_delay_s": 30})
+    tables = Tables(book(waiting), "event")
+    lane = tables.started()
+    assert tell(lane, gate("forced", 0)) == []
+    tables.commit(lane)
+    other = replace(GATEWAY, gateway="gw-2")
+    moved = replace(GATE, gateway=other.gateway)
+    lane.reload_registry(Registry(2, {"gw-1": GATEWAY, "gw-2": other}, {moved.device: moved}))
+    assert list(lane.engine.waiting) == ["gw-2"]
+    now = START + timedelta(seconds=31)
+    lane.engine.pass_time({"gw-2": (now, now)})
+    (change,) = lane.gather().alerts
+    assert change.decision.at == START + timedelta(seconds=30)
+
+
+def test_what_was_not_stored_is_asked_again() -> None:
+    projection = Tables(book(HEAVY, MISSING)).started()
+    said = BinReading(device=BINS[0].device, at=START, weight_kg=60)
+    for _ in range(2):
+        projection.fold([heard(BINS[0], said)])
+        assert [change.rule.id for change in projection.gather().alerts] == [HEAVY.rule]
+        projection.rollback()
+        assert not projection.gather().alerts
+    projection.fold([heard(BINS[0], said)])
+    projection.commit()
+    for _ in range(2):
+        pass_time(projection, START + timedelta(minutes=11))
+        assert [change.rule.id for change in projection.gather().alerts] == [MISSING.rule]
+        projection.rollback()
+
+
 def test_a_device_without_own_rules_stays_calm() -> None:
     """Who says the same as before is asked nothing, unless time alone may change the answer."""
     asked: list[int] = []
     for versions in ((), (HEAVY,), (FILLING,)):
         projection = Tables(book(*versions)).started()
         calls = 0
-        real = projection.engine.custom
+        real = projection.engine.custom.of
 
         def counted(area: str, kind: str) -> Any:
             nonlocal calls
             calls += 1
             return real(area, kind)  # noqa: B023 - called within this turn
 
-        projection.engine.custom = counted
+        projection.engine.custom.of = counted
         for minute in range(10):
             at = START + timedelta(minutes=minute)
             said = BinReading(device=BINS[0].device, at=at, fill_pct=5, weight_kg=1)

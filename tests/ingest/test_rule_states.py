@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.kinds.bin import BinReading
+from ingest.custom_rules import Custom
 from ingest.kinds import DEVICE_SILENT
 from ingest.presence import Presence
 from ingest.projection import Projection
-from ingest.rule_engine import Custom, Seen
+from ingest.rule_engine import Seen
 from ingest.rules import RuleBook, Version
 from ingest.store.devices import Device, Registry, State
 from tests.ingest.community import heard
@@ -374,7 +375,7 @@ def test_without_such_a_rule_nobody_looks() -> None:
     house.commit()
     assert list(house.projection.engine.take_due(START + timedelta(days=9), 100)) == []
     assert house.tables.memory == {}
-    assert not house.projection.engine.asks_states
+    assert not house.projection.engine.custom.asks_states
 
 
 def test_who_stays_calm_is_not_asked_by_each_reading() -> None:

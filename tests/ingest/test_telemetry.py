@@ -118,8 +118,8 @@ def test_nights_that_are_long_over_are_not_kept(bench: Bench, start: datetime) -
         writer.tick(writer.connection, at + timedelta(hours=6))
         made.fold([heard(known, lamp(at))])
         made.commit()
-        kept = {night for _, night in made._nights}  # pyright: ignore[reportPrivateUsage]
-        assert kept == {night for _, night in made._due}  # pyright: ignore[reportPrivateUsage]
+        kept = {night for _, night in made.nights._nights}  # pyright: ignore[reportPrivateUsage]
+        assert kept == {night for _, night in made.nights._due}  # pyright: ignore[reportPrivateUsage]
         assert 1 <= len(kept) <= 4
     made.fold([heard(known, lamp(start - timedelta(days=1)))])  # told late: opened anew
     assert made.gather().opened
