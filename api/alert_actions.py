@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from psycopg.errors import LockNotAvailable
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError
 
 from api.alerts import Alert, find_alert
 from api.answers import Answer, Instant, Moment, Question, rfc3339
@@ -23,10 +23,10 @@ from api.auth import Person
 from api.errors import FieldError, Problem
 from api.idempotency import afterwards, idempotent, writes
 from api.people import Principal
-from api.preconditions import named_version, parse_id
+from api.preconditions import NamedVersion, named_version, parse_id
+from api.remarks import Note, Reason
 from api.state import Connection, services
 from ingest import alerts as machine
-from ingest.incidents import NOTE_MAX, REASON_MAX
 from ingest.store import alerts as stored
 
 Action = Literal[
@@ -47,16 +47,6 @@ _RESULTS: Final[Mapping[str, Result]] = {
     "not_found": "missing",
 }
 
-IfMatch = Annotated[str | None, Header(description="the version that was seen")]
-Note = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=NOTE_MAX, pattern=r"^[^\x00]*$")
-]
-Reason = Annotated[
-    str,
-    StringConstraints(
-        strip_whitespace=True, min_length=1, max_length=REASON_MAX, pattern=r"^[^\x00]*$"
-    ),
-]
 Minutes = Annotated[int, Field(ge=1, le=_SHELVED_MAX_MIN)]
 
 
@@ -248,7 +238,7 @@ async def acknowledge_alert(
     person: Person,
     request: Request,
     acknowledgement: Acknowledgement,
-    if_match: IfMatch = None,
+    if_match: NamedVersion = None,
 ) -> Alert:
     """Take note of an alert; with ``If-Match`` only if it is still what was seen."""
     return await _act(person, request, alert, acknowledgement, if_match)
@@ -257,7 +247,7 @@ async def acknowledge_alert(
 @router.post("/alerts/{alert}/shelve")
 @idempotent
 async def shelve_alert(
-    alert: str, person: Person, request: Request, shelving: Shelving, if_match: IfMatch = None
+    alert: str, person: Person, request: Request, shelving: Shelving, if_match: NamedVersion = None
 ) -> Alert:
     """Put an alert aside for a time; danger to life is never put aside."""
     return await _act(person, request, alert, shelving, if_match)
@@ -270,7 +260,7 @@ async def unshelve_alert(
     person: Person,
     request: Request,
     unshelving: Unshelving | None = None,
-    if_match: IfMatch = None,
+    if_match: NamedVersion = None,
 ) -> Alert:
     """Bring an alert back that was shelved."""
     return await _act(person, request, alert, unshelving or Unshelving(), if_match)
@@ -283,7 +273,7 @@ async def take_alert_out(
     person: Person,
     request: Request,
     out_of_service: OutOfService,
-    if_match: IfMatch = None,
+    if_match: NamedVersion = None,
 ) -> Alert:
     """Take an alert out of service while what it watches is mended; danger to life stays seen."""
     return await _act(person, request, alert, out_of_service, if_match)
@@ -296,7 +286,7 @@ async def put_alert_back(
     person: Person,
     request: Request,
     in_service: InService | None = None,
-    if_match: IfMatch = None,
+    if_match: NamedVersion = None,
 ) -> Alert:
     """Put an alert back in service."""
     return await _act(person, request, alert, in_service or InService(), if_match)
@@ -309,7 +299,7 @@ async def reset_alert(
     person: Person,
     request: Request,
     resetting: Resetting | None = None,
-    if_match: IfMatch = None,
+    if_match: NamedVersion = None,
 ) -> Alert:
     """Let a latched alert go, once its condition ended."""
     return await _act(person, request, alert, resetting or Resetting(), if_match)
@@ -318,7 +308,7 @@ async def reset_alert(
 @router.post("/alerts/{alert}/note")
 @idempotent
 async def note_alert(
-    alert: str, person: Person, request: Request, remark: Remark, if_match: IfMatch = None
+    alert: str, person: Person, request: Request, remark: Remark, if_match: NamedVersion = None
 ) -> Alert:
     """Write something down about an alert."""
     return await _act(person, request, alert, remark, if_match)

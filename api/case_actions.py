@@ -11,17 +11,18 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from api.answers import Moment, Question, rfc3339
 from api.cases import CaseDetail, find_case, read_case
 from api.errors import FieldError, Problem
 from api.idempotency import afterwards, idempotent, writes
-from api.incidents import AreaId, Note, Officer, Reason
+from api.incidents import AreaId, Officer
 from api.overview import Severity
 from api.people import Principal
-from api.preconditions import parse_id, seen_version
+from api.preconditions import SeenVersion, parse_id, seen_version
+from api.remarks import Note, Reason
 from api.scope import Scope
 from api.state import Connection, services
 from ingest import cases as pure
@@ -30,8 +31,7 @@ from ingest.cases import Outcome
 from ingest.indicators.security import Category
 from ingest.store import case_desk as desk
 from ingest.store import incidents as records
-
-IfMatch = Annotated[str | None, Header(description="the version that was seen; required")]
+from ingest.store.seen import Missing, Stale
 
 
 class Confirmation(Question):
@@ -110,7 +110,7 @@ async def confirm_case(
     person: Officer,
     request: Request,
     confirmation: Confirmation,
-    if_match: IfMatch = None,
+    if_match: SeenVersion = None,
 ) -> CaseDetail:
     """Say that it was an incident: its record is written and counts."""
     finding = desk.Finding(
@@ -131,7 +131,7 @@ async def confirm_case(
 @router.post("/cases/{case}/close")
 @idempotent
 async def close_case(
-    case: str, person: Officer, request: Request, closing: Closing, if_match: IfMatch = None
+    case: str, person: Officer, request: Request, closing: Closing, if_match: SeenVersion = None
 ) -> CaseDetail:
     """Say why it was no incident: each of its alarms counts as that."""
     if (closing.outcome == "duplicate") != (closing.of is not None):
@@ -156,7 +156,7 @@ async def close_case(
 @router.post("/cases/{case}/reopen")
 @idempotent
 async def reopen_case(
-    case: str, person: Officer, request: Request, why: Why, if_match: IfMatch = None
+    case: str, person: Officer, request: Request, why: Why, if_match: SeenVersion = None
 ) -> CaseDetail:
     """Take back what was found."""
     return await _move(
@@ -171,7 +171,11 @@ async def reopen_case(
 @router.post("/cases/{case}/assign")
 @idempotent
 async def assign_case(
-    case: str, person: Officer, request: Request, assignment: Assignment, if_match: IfMatch = None
+    case: str,
+    person: Officer,
+    request: Request,
+    assignment: Assignment,
+    if_match: SeenVersion = None,
 ) -> CaseDetail:
     """Give it to an officer who has its area, or to nobody."""
     return await _move(
@@ -191,7 +195,7 @@ async def assign_case(
 @router.post("/cases/{case}/rate")
 @idempotent
 async def rate_case(
-    case: str, person: Officer, request: Request, rating: Rating, if_match: IfMatch = None
+    case: str, person: Officer, request: Request, rating: Rating, if_match: SeenVersion = None
 ) -> CaseDetail:
     """Say how severe it is; until something worse joins it."""
     return await _move(
@@ -208,7 +212,7 @@ async def rate_case(
 @router.post("/cases/{case}/notes")
 @idempotent
 async def note_case(
-    case: str, person: Officer, request: Request, remark: Remark, if_match: IfMatch = None
+    case: str, person: Officer, request: Request, remark: Remark, if_match: SeenVersion = None
 ) -> CaseDetail:
     """Write something down."""
     return await _move(
@@ -225,7 +229,7 @@ async def note_case(
 @router.post("/cases/{case}/merge")
 @idempotent
 async def merge_case(
-    case: str, person: Officer, request: Request, merging: Merging, if_match: IfMatch = None
+    case: str, person: Officer, request: Request, merging: Merging, if_match: SeenVersion = None
 ) -> CaseDetail:
     """Let another case take over its alerts; it is closed by that."""
     return await _move(
@@ -248,7 +252,7 @@ async def split_case(
     request: Request,
     response: Response,
     splitting: Splitting,
-    if_match: IfMatch = None,
+    if_match: SeenVersion = None,
 ) -> CaseDetail:
     """Make a case of its own of some alerts; returns the new one."""
     made = await _move(
@@ -270,7 +274,7 @@ async def do_step(
     person: Officer,
     request: Request,
     done: StepDone,
-    if_match: IfMatch = None,
+    if_match: SeenVersion = None,
 ) -> CaseDetail:
     """Note that a step of the response plan was done."""
     return await _move(
@@ -326,22 +330,25 @@ async def _problems(conn: Connection, scope: Scope, case: UUID, other: str) -> A
     """Say in a problem what forbids a move."""
     try:
         yield
-    except desk.Stale:
+    except Stale:
         raise Problem("case.changed", extra=await _present(conn, scope, case)) from None
     except (pure.AlreadyDone, desk.Done):
         raise Problem("case.unchanged", extra=await _present(conn, scope, case)) from None
     except desk.Unfit:
         raise _invalid("to", "person.unfit") from None
-    except desk.Missing as missing:
-        if missing.what == "other":
-            raise _invalid(other, "case.unknown") from None
-        raise Problem("not_found") from None
+    except Missing as missing:
+        match missing.what:
+            case "case" | "step":
+                problem = Problem("not_found")
+            case "other":
+                problem = _invalid(other, "case.unknown")
+            case named:
+                problem = _invalid(named, f"{named}.unknown")
+        raise problem from None
     except pure.Refused as refused:
         raise _refused(refused, other) from None
     except records.AlertTaken:
         raise Problem("incident.alert_taken") from None
-    except records.Missing as missing:
-        raise _invalid(missing.what, f"{missing.what}.unknown") from None
     except incidents.Refused as refused:
         bounds = {
             name: rfc3339(bound) if isinstance(bound, datetime) else bound

@@ -11,12 +11,11 @@ from pydantic import Field
 from uuid_utils.compat import uuid7
 
 from api.answers import Answer, Instant, Question
-from api.channels import IfMatch
 from api.errors import FieldError, Problem
 from api.idempotency import idempotent, writes
 from api.people import Principal
 from api.places import find_area
-from api.preconditions import parse_id, seen_version
+from api.preconditions import SeenVersion, parse_id, seen_version
 from api.state import Connection, services
 from api.webhooks import Admin
 from ingest.notify.chains import Chain, PersonRecipient, WebhookRecipient
@@ -107,7 +106,7 @@ async def get_chain(chain: str, person: Admin, request: Request) -> StoredChain:
 
 @router.put("/notification-chains/{chain}")
 async def change_chain(
-    chain: str, person: Admin, request: Request, draft: ChainDraft, if_match: IfMatch = None
+    chain: str, person: Admin, request: Request, draft: ChainDraft, if_match: SeenVersion = None
 ) -> StoredChain:
     """Replace a chain if it is still what was seen; what it tells already goes on as it was."""
     parts, expected = services(request), seen_version(if_match)
@@ -130,13 +129,13 @@ async def change_chain(
             ),
         )
         if cursor.rowcount == 0:
-            raise Problem("notification.changed", extra={"version": found.version})
+            raise await _changed(conn, person, found.id)
         return await _find_chain(conn, person, found.id)
 
 
 @router.delete("/notification-chains/{chain}", status_code=204)
 async def remove_chain(
-    chain: str, person: Admin, request: Request, if_match: IfMatch = None
+    chain: str, person: Admin, request: Request, if_match: SeenVersion = None
 ) -> None:
     """Remove a chain; that of an area above holds then, at last the built-in one."""
     expected = seen_version(if_match)
@@ -146,7 +145,7 @@ async def remove_chain(
             "DELETE FROM notification_chain WHERE id = %s AND version = %s", (found.id, expected)
         )
         if cursor.rowcount == 0:
-            raise Problem("notification.changed", extra={"version": found.version})
+            raise await _changed(conn, person, found.id)
 
 
 async def _find_chain(conn: Connection, person: Principal, chain: UUID) -> StoredChain:
@@ -165,6 +164,18 @@ async def _find_chain(conn: Connection, person: Principal, chain: UUID) -> Store
     if row is None:
         raise Problem("not_found")
     return row
+
+
+async def _changed(conn: Connection, person: Principal, chain: UUID) -> Problem:
+    """Return what tells that a chain is not what was seen, with the version that is there now.
+
+    Whoever held it meanwhile may have moved it since it was found.
+
+    Raises:
+        Problem: ``not_found``: it was removed.
+    """
+    present = await _find_chain(conn, person, chain)
+    return Problem("notification.changed", extra={"version": present.version})
 
 
 async def _check_chain(conn: Connection, person: Principal, draft: ChainDraft) -> None:

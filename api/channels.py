@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal, NamedTuple
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from psycopg.types.json import Jsonb
 from pydantic import Field, StringConstraints
 from uuid_utils.compat import uuid7
@@ -25,7 +25,6 @@ from ingest.notify.addresses import Forbidden
 from ingest.notify.messengers import check_address, describe
 from ingest.notify.recipients import CHANNELS_MAX
 
-IfMatch = Annotated[str | None, Header(description="the version that was seen; required")]
 #: A test waits so long for the process that sends.
 _TEST: Final = timedelta(seconds=25)
 _POLL_S: Final = 0.1

@@ -10,9 +10,9 @@ from typing import Annotated, Final, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from psycopg.rows import class_row
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from api.answers import (
     Answer,
@@ -32,28 +32,21 @@ from api.idempotency import afterwards, idempotent, writes
 from api.paging import LatestFirst
 from api.people import Principal
 from api.places import find_area
-from api.preconditions import parse_id, seen_version
+from api.preconditions import SeenVersion, parse_id, seen_version
+from api.remarks import Note, Reason
 from api.scope import Scope
 from api.state import Connection, consistent, services
-from ingest.incidents import NOTE_MAX, REASON_MAX, Refused, Unchanged
+from ingest.incidents import Refused, Unchanged
 from ingest.indicators.officers import Code, Officers, recommend
 from ingest.indicators.security import CATEGORIES, CRIMINAL, Category, Disposition
 from ingest.store import incidents as stored
 from ingest.store import population
+from ingest.store.seen import Missing, Stale
 
 OFFICERS: Final = Allow("admin", "police")
 Officer = Annotated[Principal, Depends(OFFICERS)]
 _OFFICER_DAYS: Final = timedelta(days=365)
 
-Note = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=NOTE_MAX, pattern=r"^[^\x00]*$")
-]
-Reason = Annotated[
-    str,
-    StringConstraints(
-        strip_whitespace=True, min_length=1, max_length=REASON_MAX, pattern=r"^[^\x00]*$"
-    ),
-]
 AreaId = Annotated[str, Field(max_length=64)]
 
 
@@ -262,7 +255,7 @@ async def report_incident(
                 reason=report.reason,
                 now=parts.clock(),
             )
-        except (stored.Missing, stored.AlertTaken, Refused) as error:
+        except (Missing, stored.AlertTaken, Refused) as error:
             raise _problem(error) from None
         response.headers["Location"] = f"{request.url.path}/{made}"
         record = await find_incident(conn, person.scope, made)
@@ -297,9 +290,7 @@ async def change_incident(
     person: Officer,
     request: Request,
     amendment: Amendment,
-    if_match: Annotated[
-        str | None, Header(description="the version that was seen; required")
-    ] = None,
+    if_match: SeenVersion = None,
 ) -> Incident:
     """Settle or correct a record, if it is still what was seen; it is never deleted."""
     parts = services(request)
@@ -324,12 +315,12 @@ async def change_incident(
                 expected_version=expected,
                 now=parts.clock(),
             )
-        except stored.Stale:
+        except Stale:
             now = await find_incident(conn, person.scope, found.id)
             raise Problem("incident.changed", extra=_present(now)) from None
         except Unchanged:
             raise Problem("incident.unchanged") from None
-        except (stored.Missing, stored.AlertTaken, Refused) as error:
+        except (Missing, stored.AlertTaken, Refused) as error:
             raise _problem(error) from None
         record = await find_incident(conn, person.scope, found.id)
     _tell_case(request, record)
@@ -482,13 +473,13 @@ def _present(now: Incident) -> dict[str, object]:
     }
 
 
-def _problem(error: stored.Missing | stored.AlertTaken | Refused) -> Problem:
+def _problem(error: Missing | stored.AlertTaken | Refused) -> Problem:
     match error:
         case stored.AlertTaken():
             return Problem("incident.alert_taken")
-        case stored.Missing(what="incident"):
+        case Missing(what="incident"):
             return Problem("not_found")
-        case stored.Missing():
+        case Missing():
             # Missing or not theirs, and above all communities: nobody can tell which.
             told = FieldError(f"/body/{error.what}", f"{error.what}.unknown")
         case Refused():

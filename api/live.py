@@ -27,9 +27,18 @@ from api.answers import rfc3339
 from api.cases import CaseRow, read_cases, read_open_cases
 from api.config import BrokerAddress
 from api.errors import Problem
-from api.live_channels import Channel, Delta, DeviceChange, Snapshot, Viewer, event
+from api.live_channels import (
+    Changes,
+    Channel,
+    Delta,
+    DeviceChange,
+    Snapshot,
+    Viewer,
+    event,
+    version_of,
+)
 from api.live_mirror import Mirror
-from api.live_news import Moved, News, read_alerts_of
+from api.live_news import Moved, News, Versions, moved_since, read_alerts_of
 from api.live_topic import LiveTopic
 from api.metrics import Metrics
 from api.overview import Overview, read_overview
@@ -185,8 +194,7 @@ class Hub:
                 if missed is not None:
                     viewer.skip()
                     return [encoded, *missed]
-            cursor = channel.cursor
-            encoded = await self._snapshot(channel)
+            cursor, encoded = await self._snapshot(viewer)
             channel.snapshot = loop.time() + SNAPSHOT_SHARED_S, cursor, encoded
             return [encoded]
 
@@ -282,7 +290,7 @@ class Hub:
         async with self._pool.connection() as conn:
             healed = await self._mirror.read(conn, list(self._channels.values()))
             if self._news_missed:
-                late = await self._news.untold(conn, self._clock() - _NEWS_OVERLAP)
+                late = self._news.untold(await moved_since(conn, self._clock() - _NEWS_OVERLAP))
                 self._news_missed = False
         self._metrics.live_healed.labels("device").inc(healed)
         self._metrics.live_healed.labels("alert").inc(len(late.alerts))
@@ -291,13 +299,13 @@ class Hub:
 
     async def _look_for_news_for_ever(self) -> None:
         while True:
-            since = self._clock() - _NEWS_RECENT
             try:
                 async with self._pool.connection() as conn:
-                    if self._channels:
-                        self._news.add(await self._news.untold(conn, since))
-                    else:
-                        await self._news.skip(conn, since)
+                    moved = await moved_since(conn, self._clock() - _NEWS_RECENT)
+                if self._channels:
+                    self._news.add(self._news.untold(moved))
+                else:  # whoever comes from now on has it in the snapshot
+                    self._news.note(moved)
             except _DATABASE_ERRORS:
                 pass  # reconciling says so, and finds what was missed
             await asyncio.sleep(NEWS_EVERY_S)
@@ -324,26 +332,36 @@ class Hub:
                 log.warning("alerts and cases not told yet count=%d: %s", len(moved), exc)
 
     async def _tell_news(self, moved: Moved) -> None:
-        rows: list[tuple[Channel, list[CaseRow]]] = []
+        found: dict[Channel, list[CaseRow]] = {}
         async with self._pool.connection() as conn:
             alerts = await self._news.alerts(conn, moved.alerts, self._clock())
             cases = await self._news.cases(conn, moved)
             for channel in list(self._channels.values()) if cases else ():
                 if channel.scope.sees_cases:
                     mine = [key for key, (path, _) in cases.items() if channel.covers(path)]
-                    told = await read_cases(conn, channel.place.path, mine) if mine else []
-                    rows.append((channel, told))
-        self._news.note(
-            [alert for _, alert in alerts], {key: version for key, (_, version) in cases.items()}
-        )
-        found = {id(channel): mine for channel, mine in rows}
+                    found[channel] = (
+                        await read_cases(conn, channel.place.path, mine) if mine else []
+                    )
+        asked = {key: version for key, (_, version) in cases.items()}
+        self._news.note(Versions({alert.id: version_of(alert) for _, alert in alerts}, asked))
         for channel in self._channels.values():
             mine = [alert for path, alert in alerts if channel.covers(path, alert.rule)]
-            told = found.get(id(channel), [])
-            # Who came meanwhile has them in the snapshot.
-            gone = channel.note_cases(cases, told) if id(channel) in found else []
-            if mine or told or gone:
-                self._tell(channel, mine, told, gone)
+            if channel in found:
+                self._tell_changes(channel, Changes(mine, found[channel], asked))
+            else:  # who came meanwhile has the cases in the snapshot
+                self._tell_changes(channel, Changes(mine, [], {}))
+
+    def _tell_changes(self, channel: Channel, changes: Changes) -> None:
+        """Tell a channel's viewers, once a snapshot that is being read for one of them is there.
+
+        They may have been read before what it shows, and none of them is to see less than before.
+        """
+        if channel.held is not None:
+            channel.held.append(changes)
+            return
+        alerts, cases, gone = channel.note(changes)
+        if alerts or cases or gone:
+            self._tell(channel, alerts, cases, gone)
 
     async def _tick_for_ever(self) -> None:
         while True:
@@ -407,27 +425,36 @@ class Hub:
             place = await find_area(conn, channel.scope, channel.place.area)
             return await read_overview(conn, channel.scope, place, now=self._clock())
 
-    async def _snapshot(self, channel: Channel) -> bytes:
-        cursor, now = channel.cursor, self._clock()
-        overview = await self._read_overview(channel)
+    async def _snapshot(self, viewer: Viewer) -> tuple[str, bytes]:
+        """Return the cursor from where on this viewer is told, and what there is until then."""
+        channel, now = viewer.channel, self._clock()
+        cases: list[CaseRow] = []
         async with self._pool.connection() as conn:
-            alerts = await read_alerts_of(
-                conn, channel, open_only=True, count=SNAPSHOT_ALERTS_MAX, now=now
-            )
-            recent = await read_alerts_of(conn, channel, open_only=False, count=FEED_MAX, now=now)
-            cases: list[CaseRow] = []
-            if channel.scope.sees_cases:
-                cases = await read_open_cases(conn, channel.place.path, SNAPSHOT_CASES_MAX)
-        channel.note_cases((), cases)
+            viewer.skip()  # it is in what is read now
+            cursor, channel.held = channel.cursor, []
+            try:
+                alerts = await read_alerts_of(
+                    conn, channel, open_only=True, count=SNAPSHOT_ALERTS_MAX, now=now
+                )
+                recent = await read_alerts_of(
+                    conn, channel, open_only=False, count=FEED_MAX, now=now
+                )
+                if channel.scope.sees_cases:
+                    cases = await read_open_cases(conn, channel.place.path, SNAPSHOT_CASES_MAX)
+                channel.note(Changes([*alerts, *recent], cases, {}))
+            finally:
+                held, channel.held = channel.held, None
+                for changes in held:
+                    self._tell_changes(channel, changes)
         snapshot = Snapshot(
             cursor=cursor,
             at=now,
-            overview=overview,
+            overview=await self._read_overview(channel),
             alerts=alerts,
             cases=cases,
             feed=self._feed(channel, recent),
         )
-        return event("snapshot", snapshot.encode(), cursor)
+        return cursor, event("snapshot", snapshot.encode(), cursor)
 
     def _feed(self, channel: Channel, alerts: list[Alert]) -> list[DeviceChange | Alert]:
         """Return the last things that happened, newest first."""

@@ -7,9 +7,9 @@ slowness is anybody else's wait.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from api.alerts import Alert
@@ -26,7 +26,10 @@ QUEUE_MAX: Final = 256
 RING_MAX: Final = 120
 # While gateways send what they kept, batches are large; then fewer of them are kept.
 RING_BYTES_MAX: Final = 8 * 1024 * 1024
-_CASES_KNOWN_MAX: Final = 10_000
+_KNOWN_MAX: Final = 10_000
+# A number that grows, and, for what moves without a further one, when that was.
+Version = tuple[int, float]
+_NEVER: Final[Version] = (0, 0.0)
 
 
 class DeviceChange(Answer):
@@ -85,6 +88,67 @@ def event(name: str, data: bytes, cursor: str | None = None) -> bytes:
     """Return one server-sent event. An empty ``cursor`` makes the reader forget its own."""
     identity = b"" if cursor is None else b"id: " + cursor.encode() + b"\n"
     return b"event: " + name.encode() + b"\n" + identity + b"data: " + data + b"\n\n"
+
+
+class Changes(NamedTuple):
+    """Alerts and cases of an area as they were read at one time; ``asked``: the cases looked for.
+
+    Whoever does not see cases asks for none.
+    """
+
+    alerts: list[Alert]
+    cases: list[CaseRow]
+    asked: Mapping[UUID, Version]
+
+
+OneT = TypeVar("OneT", Alert, CaseRow)
+
+
+def version_of(one: Alert | CaseRow) -> Version:
+    """Return the version of an alert or a case."""
+    # An alert that is raised again moves its case, but to no further version.
+    return one.version, one.changed_at.timestamp() if isinstance(one, CaseRow) else 0.0
+
+
+class Told:
+    """Up to which version of each thing somebody was told; of the last 10,000."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._versions: OrderedDict[UUID, Version] = OrderedDict()
+
+    def is_news(self, key: UUID, version: Version) -> bool:
+        """Whether less of it was told until now."""
+        return self._versions.get(key, _NEVER) < version
+
+    def news(self, versions: Mapping[UUID, Version]) -> set[UUID]:
+        """Return those of which less was told until now."""
+        return {key for key, version in versions.items() if self.is_news(key, version)}
+
+    def note(self, versions: Mapping[UUID, Version]) -> None:
+        """Remember that these are told."""
+        for key, version in versions.items():
+            self._versions[key] = version
+            self._versions.move_to_end(key)
+        while len(self._versions) > _KNOWN_MAX:
+            self._versions.popitem(last=False)
+
+    def newest(self, found: Iterable[OneT]) -> list[OneT]:
+        """Remember that these are told; return them without those of which more was told before."""
+        kept = [one for one in found if self._versions.get(one.id, _NEVER) <= version_of(one)]
+        self.note({one.id: version_of(one) for one in kept})
+        return kept
+
+    def drop(self, gone: Mapping[UUID, Version]) -> list[UUID]:
+        """Forget what is gone; return what of it was told, unless more was told since."""
+        told = [
+            key
+            for key, version in gone.items()
+            if _NEVER < self._versions.get(key, _NEVER) <= version
+        ]
+        for key in told:
+            del self._versions[key]
+        return told
 
 
 # An empty id: who reconnects by itself then begins with a snapshot.
@@ -150,7 +214,9 @@ class Channel:
     viewers: set[Viewer] = field(default_factory=set[Viewer])
     devices: dict[str, DeviceChange] = field(default_factory=dict[str, DeviceChange])
     gateways: dict[str, GatewayChange] = field(default_factory=dict[str, GatewayChange])
-    cases: OrderedDict[UUID, None] = field(default_factory=OrderedDict[UUID, None])  # told before
+    alerts_told: Told = field(default_factory=Told)
+    cases_told: Told = field(default_factory=Told)
+    held: list[Changes] | None = None  # while a snapshot is read, which may show more than these
     snapshot: tuple[float, str, bytes] | None = None  # shared until, cursor, encoded
     beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
     overview: bytes = b""
@@ -167,18 +233,19 @@ class Channel:
         """Whether something at ``path``, or an alert of ``rule`` there, is told here."""
         return rule not in self.hidden_rules and is_within(path, self.place.path)
 
-    def note_cases(self, asked: Iterable[UUID], found: Iterable[CaseRow]) -> list[UUID]:
-        """Remember the cases that are told; return those asked for that left the area."""
-        present = {case.id for case in found}
-        gone = [case for case in asked if case in self.cases and case not in present]
-        for case in gone:
-            del self.cases[case]
-        for case in present:
-            self.cases[case] = None
-            self.cases.move_to_end(case)
-        while len(self.cases) > _CASES_KNOWN_MAX:
-            self.cases.popitem(last=False)
-        return gone
+    def note(self, changes: Changes) -> tuple[list[Alert], list[CaseRow], list[UUID]]:
+        """Remember that these are told; return what there is to tell.
+
+        That is all of them but what somebody knows more of already, and those cases asked for that
+        left the area.
+        """
+        present = {case.id for case in changes.cases}
+        left = {case: version for case, version in changes.asked.items() if case not in present}
+        return (
+            self.alerts_told.newest(changes.alerts),
+            self.cases_told.newest(changes.cases),
+            self.cases_told.drop(left),
+        )
 
     def publish(self, name: str, data: bytes) -> None:
         """Tell all viewers, and keep it for those who come back; data holds `next_cursor`."""

@@ -6,24 +6,18 @@ cases is on the live topic, and ingest need not say twice what one transaction d
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg import sql
 from psycopg.rows import class_row
 
 from api.alerts import COLUMNS, Alert, stale_before
-from api.live_channels import Channel
+from api.live_channels import Channel, Told, Version, version_of
 from api.state import Connection
-
-_KNOWN_MAX: Final = 10_000
-# A number that grows, and, for what moves without a further one, when that was.
-Version = tuple[int, float]
-_NEVER: Final[Version] = (0, 0.0)
 
 
 @dataclass(slots=True)
@@ -43,21 +37,11 @@ class Moved:
         self.cases |= other.cases
 
 
-class _Told:
-    """Up to which version of each thing viewers were told; of the last 10,000."""
+class Versions(NamedTuple):
+    """Up to which version alerts and cases moved, or were told."""
 
-    def __init__(self) -> None:
-        self._versions: OrderedDict[UUID, Version] = OrderedDict()
-
-    def is_news(self, key: UUID, version: Version) -> bool:
-        return self._versions.get(key, _NEVER) < version
-
-    def note(self, versions: Mapping[UUID, Version]) -> None:
-        for key, version in versions.items():
-            self._versions[key] = version
-            self._versions.move_to_end(key)
-        while len(self._versions) > _KNOWN_MAX:
-            self._versions.popitem(last=False)
+    alerts: Mapping[UUID, Version]
+    cases: Mapping[UUID, Version]
 
 
 class News:
@@ -67,8 +51,8 @@ class News:
         """Begin with nothing."""
         self.wanted = asyncio.Event()
         self._moved = Moved()
-        self._alerts_told = _Told()
-        self._cases_told = _Told()
+        self._alerts_told = Told()
+        self._cases_told = Told()
 
     def add(self, moved: Moved) -> None:
         """Have these told, as far as they are news."""
@@ -82,18 +66,12 @@ class News:
         taken, self._moved = self._moved, Moved()
         return taken
 
-    async def untold(self, conn: Connection, since: datetime) -> Moved:
-        """Return what changed since then and nobody was told of yet."""
-        alerts, cases = await _alerts_since(conn, since), await _cases_since(conn, since)
+    def untold(self, moved: Versions) -> Moved:
+        """Return what of this nobody was told of yet."""
         return Moved(
-            {key for key, version in alerts.items() if self._alerts_told.is_news(key, version)},
-            {key for key, version in cases.items() if self._cases_told.is_news(key, version)},
+            self._alerts_told.news(moved.alerts),
+            self._cases_told.news(moved.cases),
         )
-
-    async def skip(self, conn: Connection, since: datetime) -> None:
-        """Take for told what changed since then: whoever comes now has it in the snapshot."""
-        self._alerts_told.note(await _alerts_since(conn, since))
-        self._cases_told.note(await _cases_since(conn, since))
 
     async def alerts(
         self, conn: Connection, wanted: Collection[UUID], now: datetime
@@ -109,7 +87,7 @@ class News:
         return [
             (paths[alert.id], alert)
             for alert in await _read_alerts(conn, list(paths), now=now)
-            if self._alerts_told.is_news(alert.id, (alert.version, 0.0))
+            if self._alerts_told.is_news(alert.id, version_of(alert))
         ]
 
     async def cases(self, conn: Connection, moved: Moved) -> dict[UUID, tuple[str, Version]]:
@@ -136,10 +114,20 @@ class News:
             if self._cases_told.is_news(key, version)
         }
 
-    def note(self, alerts: Collection[Alert], cases: Mapping[UUID, Version]) -> None:
+    def note(self, told: Versions) -> None:
         """Remember that these are told."""
-        self._alerts_told.note({alert.id: (alert.version, 0.0) for alert in alerts})
-        self._cases_told.note(cases)
+        self._alerts_told.note(told.alerts)
+        self._cases_told.note(told.cases)
+
+
+async def moved_since(conn: Connection, since: datetime) -> Versions:
+    """Return which alerts and cases moved since then."""
+    cursor = await conn.execute("SELECT id, version FROM alert WHERE changed_at > %s", (since,))
+    alerts = {alert: (version, 0.0) async for alert, version in cursor}
+    cursor = await conn.execute(
+        "SELECT id, version, changed_at FROM alert_case WHERE changed_at > %s", (since,)
+    )
+    return Versions(alerts, _versions(await cursor.fetchall()))
 
 
 async def read_alerts_of(
@@ -185,18 +173,5 @@ async def _read_alerts(conn: Connection, ids: list[UUID], *, now: datetime) -> l
         return await cursor.fetchall()
 
 
-async def _alerts_since(conn: Connection, since: datetime) -> dict[UUID, Version]:
-    cursor = await conn.execute("SELECT id, version FROM alert WHERE changed_at > %s", (since,))
-    return {alert: (version, 0.0) async for alert, version in cursor}
-
-
-async def _cases_since(conn: Connection, since: datetime) -> dict[UUID, Version]:
-    cursor = await conn.execute(
-        "SELECT id, version, changed_at FROM alert_case WHERE changed_at > %s", (since,)
-    )
-    return _versions(await cursor.fetchall())
-
-
 def _versions(rows: Iterable[tuple[UUID, int, datetime]]) -> dict[UUID, Version]:
-    # An alert that is raised again moves its case, but to no further version.
     return {key: (version, changed_at.timestamp()) for key, version, changed_at in rows}

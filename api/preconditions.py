@@ -2,11 +2,18 @@
 """What a request says it is about: an id in its path, and the version that somebody saw."""
 
 import re
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
+
+from fastapi import Header
 
 from api.errors import Problem
 
+#: ``If-Match``, to be read by `seen_version`, or where none need be named by `named_version`.
+SeenVersion = Annotated[
+    str | None, Header(description="the version that was seen, 0 for none; required")
+]
+NamedVersion = Annotated[str | None, Header(description="the version that was seen")]
 _VERSION: Final = re.compile(r'"?(\d{1,9})"?')
 
 

@@ -8,10 +8,10 @@ from psycopg.types.json import Jsonb
 
 from api.answers import Answer
 from api.auth import Person
-from api.channels import IfMatch, refuse_service
+from api.channels import refuse_service
 from api.errors import Problem
 from api.people import Principal
-from api.preconditions import seen_version
+from api.preconditions import SeenVersion, seen_version
 from api.state import Connection, services
 from ingest.notify.recipients import Preferences
 
@@ -35,7 +35,7 @@ async def get_wishes(person: Person, request: Request) -> Wishes:
 
 @router.put("/me/notifications")
 async def change_wishes(
-    person: Person, request: Request, preferences: Preferences, if_match: IfMatch = None
+    person: Person, request: Request, preferences: Preferences, if_match: SeenVersion = None
 ) -> Wishes:
     """Say what one wants to be told, if it is still what was seen (version 0: nothing was said)."""
     refuse_service(person)

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import Field
 
 from api.answers import Answer, Instant, Question
 from api.errors import FieldError, Problem
 from api.idempotency import idempotent, writes
-from api.incidents import Officer, Reason
+from api.incidents import Officer
 from api.overview import Severity
 from api.people import Principal
 from api.places import answers_for_city, find_area
-from api.preconditions import seen_version
+from api.preconditions import SeenVersion, seen_version
+from api.remarks import Reason
 from api.scope import Scope, is_within
 from api.state import Connection, consistent, services
 from ingest import response_plans as pure
@@ -30,9 +31,6 @@ VERSIONS_MAX: Final = 100
 # The plan for every rule that has none of its own.
 ANY: Final = "any"
 
-IfMatch = Annotated[
-    str | None, Header(description="the version that was seen, 0 for none; required")
-]
 Beginning = Annotated[
     str,
     Path(
@@ -159,7 +157,7 @@ async def put_response_plan(
     person: Officer,
     request: Request,
     change: PlanChange,
-    if_match: IfMatch = None,
+    if_match: SeenVersion = None,
 ) -> PlanDetail:
     """Say what is to be done in an area and below, in cases that begin from now on."""
     expected, beginning = seen_version(if_match), _beginning(rule)
@@ -181,7 +179,7 @@ async def delete_response_plan(
     person: Officer,
     request: Request,
     question: Annotated[PlanReturn, Query()],
-    if_match: IfMatch = None,
+    if_match: SeenVersion = None,
 ) -> None:
     """Withdraw what an area says of a plan: it inherits again. Its versions stay."""
     expected, beginning = seen_version(if_match), _beginning(rule)

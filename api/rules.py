@@ -15,8 +15,8 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal, cast
 
 import psycopg
-from fastapi import APIRouter, Depends, Header, Query, Request
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field, TypeAdapter, ValidationError
 
 from api.answers import Answer, Instant, Moment, Question
 from api.auth import EVERY_ROLE, Person
@@ -25,8 +25,9 @@ from api.idempotency import idempotent, writes
 from api.overview import Severity
 from api.people import Principal
 from api.places import answers_for_city, find_area
-from api.preconditions import seen_version
+from api.preconditions import SeenVersion, seen_version
 from api.problems import ERRORS_MAX, invalid
+from api.remarks import Reason
 from api.state import Connection, consistent, services
 from ingest.conditions import Condition, check
 from ingest.conditions.check import walk
@@ -59,10 +60,6 @@ _UNITS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
-Reason = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00]*$"),
-]
 
 
 class Definition(Question):
@@ -244,7 +241,7 @@ async def put_rule(
     person: Person,
     request: Request,
     change: RuleChange,
-    if_match: Annotated[str | None, Header(description="the version that was seen")] = None,
+    if_match: SeenVersion = None,
 ) -> RuleDetail:
     """Say what of a rule holds in an area and below, from now on; all else is inherited."""
     expected = seen_version(if_match)
@@ -265,7 +262,7 @@ async def delete_rule(
     person: Person,
     request: Request,
     question: Annotated[RuleReturn, Query()],
-    if_match: Annotated[str | None, Header(description="the version that was seen")] = None,
+    if_match: SeenVersion = None,
 ) -> None:
     """Withdraw what an area says of a rule: it inherits again. Its versions stay."""
     expected = seen_version(if_match)

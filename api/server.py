@@ -19,7 +19,8 @@ from uvicorn.server import ServerState
 # A whole request must come within this; ours are small.
 RECEIVE_TIMEOUT_S: Final = 10.0
 HEAD_BYTES_MAX: Final = 64 * 1024
-# Streams are told to end at once; whoever has not gone by then is cut.
+# Streams are told to end at once; whoever has not gone by then is cut. What lives with the process
+# has a few seconds of its own after that.
 SHUTDOWN_TIMEOUT_S: Final = 5
 
 

@@ -12,14 +12,16 @@ from pydantic import Field
 from api.answers import Answer, Instant, Page, PageQuestion, Question
 from api.errors import FieldError, Problem
 from api.idempotency import afterwards, idempotent, writes
-from api.incidents import AreaId, Note, Officer
+from api.incidents import AreaId, Officer
 from api.overview import Severity
 from api.paging import LatestFirst
 from api.preconditions import parse_id
+from api.remarks import Note
 from api.scope import Scope
 from api.state import Connection, services
 from ingest.store import case_desk as desk
 from ingest.store import shifts as stored
+from ingest.store.seen import Missing
 
 
 class Listed(Answer):
@@ -124,7 +126,7 @@ async def hand_over_shift(
                 actor=person.name,
                 now=parts.clock(),
             )
-        except desk.Missing:
+        except Missing:
             told = FieldError("/body/area", "area.unknown")
             raise Problem("request.invalid", errors=[told]) from None
         except desk.Unfit:
@@ -148,7 +150,7 @@ async def accept_shift(shift: str, person: Officer, request: Request) -> Shift:
             taken = await stored.accept(conn, key, actor=person.name, now=parts.clock())
         except desk.Done:
             raise Problem("shift.accepted") from None
-        except (desk.Missing, desk.Unfit):
+        except (Missing, desk.Unfit):
             raise Problem("not_found") from None
         accepted = await _find(conn, person.scope, key)
 

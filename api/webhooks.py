@@ -21,7 +21,6 @@ from api.auth import Allow
 from api.channels import (
     Address,
     ChannelAnswer,
-    IfMatch,
     Name,
     TestOutcome,
     check_room,
@@ -32,7 +31,7 @@ from api.errors import Problem
 from api.idempotency import idempotent, writes
 from api.people import Principal
 from api.places import find_area
-from api.preconditions import parse_id, seen_version
+from api.preconditions import SeenVersion, parse_id, seen_version
 from api.state import Connection, services
 from ingest.notify.addresses import Forbidden, check
 from ingest.notify.messengers import describe
@@ -154,7 +153,7 @@ async def change_webhook(
     person: Admin,
     request: Request,
     amendment: WebhookAmendment,
-    if_match: IfMatch = None,
+    if_match: SeenVersion = None,
 ) -> Webhook:
     """Change a webhook if it is still what was seen; its secret stays."""
     parts, expected = services(request), seen_version(if_match)
@@ -185,7 +184,7 @@ async def replace_secret(
     person: Admin,
     request: Request,
     replacement: Replacement,
-    if_match: IfMatch = None,
+    if_match: SeenVersion = None,
 ) -> NewSecret:
     """Sign with a new secret from now on, and for a time with those before it as well.
 
@@ -226,7 +225,7 @@ async def replace_secret(
 
 @router.delete("/webhooks/{webhook}", status_code=204)
 async def remove_webhook(
-    webhook: str, person: Admin, request: Request, if_match: IfMatch = None
+    webhook: str, person: Admin, request: Request, if_match: SeenVersion = None
 ) -> None:
     """Remove a webhook; the log of what it was told stays."""
     parts, expected = services(request), seen_version(if_match)
@@ -327,7 +326,7 @@ async def _take(
     """Take a webhook for this transaction, one version on, if it is what was seen.
 
     Raises:
-        Problem: ``not_found`` or ``notification.changed``.
+        Problem: ``not_found``, or ``notification.changed`` with the version that is there now.
     """
     found = await _find(conn, person, parse_id(webhook), now)
     cursor = await conn.execute(
@@ -338,7 +337,9 @@ async def _take(
         (found.id, expected),
     )
     if cursor.rowcount == 0:
-        raise Problem("notification.changed", extra={"version": found.version})
+        # Whoever held it meanwhile may have moved or removed it since it was found.
+        present = await _find(conn, person, found.id, now)
+        raise Problem("notification.changed", extra={"version": present.version})
     return found
 
 

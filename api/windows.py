@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from psycopg import sql
 from psycopg.rows import class_row
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from api.answers import (
     Answer,
@@ -30,24 +30,25 @@ from api.idempotency import idempotent, writes
 from api.paging import LatestFirst
 from api.people import Principal
 from api.places import find_area
-from api.preconditions import named_version, parse_id, seen_version
+from api.preconditions import (
+    NamedVersion,
+    SeenVersion,
+    named_version,
+    parse_id,
+    seen_version,
+)
+from api.remarks import Reason
 from api.scope import Scope
 from api.state import Connection, consistent, services
 from ingest.store import windows as stored
-from ingest.windows import REASON_MAX, Over, Phase, Refused, Unchanged
+from ingest.store.seen import Missing, Stale
+from ingest.windows import Over, Phase, Refused, Unchanged
 
 MANAGERS: Final = Allow("admin", "property")
 Manager = Annotated[Principal, Depends(MANAGERS)]
 _TYPES: Final[tuple[stored.NodeType, ...]] = ("area", "gateway", "device")
 
-Reason = Annotated[
-    str,
-    StringConstraints(
-        strip_whitespace=True, min_length=1, max_length=REASON_MAX, pattern=r"^[^\x00]*$"
-    ),
-]
 NodeId = Annotated[str, Field(max_length=64)]
-SeenVersion = Annotated[str | None, Header(description="the version that was seen")]
 
 
 class Window(Answer):
@@ -221,7 +222,7 @@ async def create_window(
                 afterwards=plan.afterwards,
                 now=parts.clock(),
             )
-        except stored.Missing as missing:
+        except Missing as missing:
             error = FieldError(f"/body/{missing.what}", "node.unknown")
             raise Problem("request.invalid", errors=[error]) from None
         except stored.TooMany:
@@ -282,7 +283,7 @@ async def change_window(
                 expected_version=expected,
                 now=parts.clock(),
             )
-        except (stored.Stale, Over, Unchanged, Refused) as error:
+        except (Stale, Over, Unchanged, Refused) as error:
             raise await _problem(conn, person.scope, found.id, error, parts.clock()) from None
         return await find_window(conn, person.scope, found.id, parts.clock())
 
@@ -294,7 +295,7 @@ async def cancel_window(
     person: Manager,
     request: Request,
     cancellation: Cancellation,
-    if_match: SeenVersion = None,
+    if_match: NamedVersion = None,
 ) -> Window:
     """Call a window off: a planned one never was, one in force ends now; nothing is deleted.
 
@@ -317,7 +318,7 @@ async def cancel_window(
                 expected_version=expected,
                 now=parts.clock(),
             )
-        except (stored.Stale, Over) as error:
+        except (Stale, Over) as error:
             raise await _problem(conn, person.scope, found.id, error, parts.clock()) from None
         return await find_window(conn, person.scope, found.id, parts.clock())
 
@@ -387,7 +388,7 @@ async def _problem(
     conn: Connection,
     scope: Scope,
     window: UUID,
-    error: stored.Stale | Over | Unchanged | Refused,
+    error: Stale | Over | Unchanged | Refused,
     now: datetime,
 ) -> Problem:
     """Say what forbids it; to whoever came second also what the window is by now."""
@@ -397,7 +398,7 @@ async def _problem(
         case Unchanged():
             return Problem("window.unchanged")
         case _:
-            code = "window.changed" if isinstance(error, stored.Stale) else "window.over"
+            code = "window.changed" if isinstance(error, Stale) else "window.over"
             found = await find_window(conn, scope, window, now)
             told = found.model_dump(
                 mode="json", include={"version", "phase", "begins_at", "ends_at", "changed_at"}

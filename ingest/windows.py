@@ -18,7 +18,6 @@ AHEAD_MAX: Final = timedelta(days=366)
 # Work that began just now may be written down; what lies further back is excused afterwards.
 GRACE: Final = timedelta(minutes=15)
 AFTERWARDS_MAX: Final = timedelta(days=62)
-REASON_MAX: Final = 500
 
 FieldName = Literal["begins_at", "ends_at", "reason"]
 RuleCode = Literal[

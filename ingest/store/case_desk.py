@@ -38,21 +38,9 @@ from ingest.response_plans import fitting
 from ingest.store import alerts, response_plans
 from ingest.store import incidents as records
 from ingest.store.case_rows import INSERT, TELL, columns, entry, load, opened, save
+from ingest.store.seen import Missing, Stale
 
 _ROLES: Final = ["police", "admin"]
-
-
-class Missing(LookupError):
-    """There is no such thing within sight; ``what`` is case, other, step, area or shift."""
-
-    def __init__(self, what: str) -> None:
-        """Say what is missing."""
-        super().__init__(what)
-        self.what = what
-
-
-class Stale(ValueError):
-    """The case changed since the caller saw it."""
 
 
 class Unfit(ValueError):
@@ -89,9 +77,9 @@ async def confirm(
     """Say that it was an incident: its record counts from now on.
 
     Raises:
-        Missing, Stale: See `_locked`.
+        Missing, Stale: See `_locked`; Missing also of the area or alert of the record.
         ingest.cases.AlreadyDone, ingest.cases.Refused: The machine forbids it.
-        ingest.incidents.Refused, ingest.store.incidents.Missing: The record does not fit.
+        ingest.incidents.Refused: The record does not fit.
     """
     await _settle(conn, case, sight, Confirm(sight.now, sight.actor, reason), finding)
 
@@ -272,7 +260,7 @@ async def _locked(
     cases = await load(conn, wanted)
     for case, version in {wanted[0]: sight.expected, **(expected or {})}.items():
         if cases[case].version != version:
-            raise Stale(f"version is {cases[case].version}")
+            raise Stale(cases[case].version)
     if cases[wanted[0]].merged_into is not None:
         raise Refused("case.merged")
     return cases

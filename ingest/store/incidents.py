@@ -24,27 +24,10 @@ from ingest.indicators.security import Alarm, Case, Category, Disposition
 from ingest.indicators.spans import Span, day_span, from_us
 from ingest.store.cases import follow
 from ingest.store.population import Population
+from ingest.store.seen import Missing, Stale
 
 # Why a day is computed anew.
 _REASON: Final = "incident"
-
-
-class Missing(LookupError):
-    """There is no such thing within the caller's sight; ``what`` is incident, area or alert."""
-
-    def __init__(self, what: str) -> None:
-        """Say what is missing."""
-        super().__init__(what)
-        self.what = what
-
-
-class Stale(ValueError):
-    """The record changed since the caller saw it."""
-
-    def __init__(self, version: int) -> None:
-        """Keep the present version."""
-        super().__init__(f"version is {version}")
-        self.version = version
 
 
 class AlertTaken(ValueError):

@@ -9,8 +9,9 @@ from psycopg.types.json import Jsonb
 from uuid_utils.compat import uuid7
 
 from ingest.cases import Assign
-from ingest.store.case_desk import Done, Missing, Unfit, is_fit
+from ingest.store.case_desk import Done, Unfit, is_fit
 from ingest.store.case_rows import load, save
+from ingest.store.seen import Missing
 
 
 async def hand_over(

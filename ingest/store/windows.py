@@ -23,6 +23,7 @@ from ingest import windows
 from ingest.alerts import Action, Refused, Suppress, Unsuppress
 from ingest.rules import POLICE_KINDS, POLICE_RULES
 from ingest.store import alerts
+from ingest.store.seen import Missing, Stale
 from ingest.windows import Window
 
 if TYPE_CHECKING:
@@ -35,24 +36,6 @@ PER_NODE_MAX: Final = 100
 # ten seconds, transactions after a minute).
 _LOOK_AGAIN: Final = timedelta(seconds=60)
 _MOVED_AT_ONCE: Final = 500
-
-
-class Missing(LookupError):
-    """There is no such thing within the caller's sight; ``what`` is window or a `NodeType`."""
-
-    def __init__(self, what: str) -> None:
-        """Say what is missing."""
-        super().__init__(what)
-        self.what = what
-
-
-class Stale(ValueError):
-    """The window changed since the caller saw it."""
-
-    def __init__(self, version: int) -> None:
-        """Keep the present version."""
-        super().__init__(f"version is {version}")
-        self.version = version
 
 
 class TooMany(ValueError):

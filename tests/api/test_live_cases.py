@@ -13,11 +13,13 @@ import psycopg
 import pytest
 
 from api import live
-from api.live_channels import Viewer
+from api.cases import CaseRow
+from api.live_channels import Changes, Channel, Viewer
 from api.people import Principal, digest
 from api.places import Place
-from api.scope import Role
-from tests.api.conftest import ALERTS, PEOPLE, running, session_token
+from api.scope import Role, Scope
+from tests.api.conftest import ALERTS, NOW, PEOPLE, running, session_token
+from tests.api.locks import waited_for
 from tests.api.police import FALSE, SHIFTS, Desk
 from tests.services import Broker
 
@@ -59,17 +61,20 @@ class Station:
         self.desk = desk
         self.hub = desk.api.services.hub
 
-    async def watch(self, who: str, area: str = "c01") -> tuple[Watcher, dict[str, Any]]:
-        """Open a stream as somebody who is logged in; return it and what it begins with."""
+    async def join(self, who: str, area: str = "c01") -> Watcher:
+        """Open a stream as somebody who is logged in."""
         role, home = PEOPLE[who]
         place = Place(area, None, PATHS[area], "community", "", None, "Asia/Shanghai", 0)
         credential = digest(session_token(who))
         principal = Principal(
             who, cast(Role, role), home, "", PATHS[home], None, credential, is_service=False
         )  # fmt: skip
-        viewer = await self.hub.join(principal, place)
-        (snapshot,) = await self.hub.begin(viewer, None)
-        watcher = Watcher(viewer)
+        return Watcher(await self.hub.join(principal, place))
+
+    async def watch(self, who: str, area: str = "c01") -> tuple[Watcher, dict[str, Any]]:
+        """Open a stream as somebody who is logged in; return it and what it begins with."""
+        watcher = await self.join(who, area)
+        (snapshot,) = await self.hub.begin(watcher.viewer, None)
         watcher.raw += snapshot
         return watcher, _data(snapshot)
 
@@ -242,6 +247,116 @@ async def test_a_case_that_moves_without_a_message_is_told(
             "UPDATE alert_case SET version = 2, aborted = true WHERE id = %s RETURNING id", case
         )
         assert (await officer.cases(case))[case]["aborted"]
+
+
+# -- who comes while others are told
+
+
+async def test_who_comes_while_it_is_looked_for_what_moved_is_told_of_it(
+    own_database: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "RECONCILE_EVERY_S", 600.0)
+    async with running(own_database, broker) as api:
+        station = Station(Desk(api))
+        case = station.desk.ring("alarm.intrusion", 0)
+        with psycopg.connect(own_database) as moving:
+            moving.execute("LOCK TABLE alert_case IN ACCESS EXCLUSIVE MODE")
+            await waited_for(moving)  # nobody watches: what is found would be told to nobody
+            officer = await station.join("li")
+            moving.execute("UPDATE alert_case SET version = 2 WHERE id = %s", (case,))
+            moving.commit()
+        assert (await officer.cases(case))[case]["version"] == 2
+
+
+async def test_who_comes_while_an_alert_is_told_never_sees_less_than_before(
+    station: Station,
+) -> None:
+    officer, _ = await station.watch("li")
+    with psycopg.connect(station.desk.api.dsn) as slow:
+        _, alert = station.ring("alarm.intrusion")
+        slow.execute("LOCK TABLE alert_case IN ACCESS EXCLUSIVE MODE")
+        await waited_for(slow)  # the alert was read, its case is still to come
+        move = "UPDATE alert SET version = 2, acknowledged = true WHERE id = %s RETURNING id"
+        station.desk.rows(move, alert)
+        manager, begun = await station.watch("wang")
+        slow.commit()
+    (shown,) = [one for one in begun["alerts"] if one["id"] == str(alert)]
+    assert shown["version"] == 2
+    await officer.delta()
+    station.hub.tell_alert(alert)
+    (told,) = (await manager.delta())["alerts"]
+    assert (told["id"], told["version"]) == (str(alert), 2)
+
+
+async def test_who_comes_while_a_case_is_read_has_its_latest_and_what_follows(
+    station: Station,
+) -> None:
+    officer, _ = await station.watch("li")
+    case, _ = station.ring("alarm.intrusion")
+    await officer.cases(case)
+    move = b"UPDATE alert_case SET version = version + 1 WHERE id = %s"
+    with psycopg.connect(station.desk.api.dsn) as slow:
+        slow.execute(move, (case,))
+        slow.commit()
+        slow.execute("LOCK TABLE case_history IN ACCESS EXCLUSIVE MODE")
+        station.hub.tell_case(UUID(case))
+        await waited_for(slow)  # that it moved was read, not yet what it is now
+        coming = asyncio.create_task(station.watch("root", "city"))
+        await waited_for(slow, 2)
+        slow.execute(move, (case,))
+        slow.commit()
+    admin, begun = await coming
+    assert [(one["id"], one["version"]) for one in begun["cases"]] == [(case, 3)]
+    station.hub.tell_case(UUID(case))
+    for watcher in (officer, admin):
+        assert (await watcher.cases(case))[case]["version"] == 3
+    await station.desk.ok(case, "assign", {"to": "li"}, version=3)
+    for watcher in (officer, admin):
+        told = (await watcher.cases(case))[case]
+        while told["version"] == 3:  # told twice does no harm
+            told = (await watcher.cases(case))[case]
+        assert (told["version"], told["assignee"]) == (4, "li")
+
+
+async def test_what_is_told_while_a_snapshot_is_read_comes_after_it(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SNAPSHOT_SHARED_S", 0.0)
+    manager, _ = await station.watch("wang")
+    officer, _ = await station.watch("li")
+    dark = ALERTS["dark"]
+    with psycopg.connect(station.desk.api.dsn) as slow:
+        slow.execute("LOCK TABLE case_history IN ACCESS EXCLUSIVE MODE")
+        coming = asyncio.create_task(station.watch("li"))
+        await waited_for(slow)
+        station.desk.rows("UPDATE alert SET version = 2 WHERE id = %s RETURNING id", dark)
+        station.hub.tell_alert(dark)
+        # Others are told at once, the officers of this area when all of them can be.
+        assert [one["version"] for one in (await manager.delta())["alerts"]] == [2]
+        assert officer.viewer.queue.empty()
+        slow.rollback()
+    second, _ = await coming
+    for watcher in (officer, second):
+        assert [one["version"] for one in (await watcher.delta())["alerts"]] == [2]
+
+
+def test_nobody_is_told_less_of_a_case_than_a_snapshot_showed() -> None:
+    place = Place("c01", None, "city.c01", "community", "", None, "Asia/Shanghai", 0)
+    channel = Channel(place, (), "epoch", Scope("admin", "c01", "city.c01"), with_devices=True)
+    key = UUID(int=1)
+
+    def told(asked: int, *found: int) -> tuple[list[int], list[UUID]]:
+        cases = [CaseRow.model_construct(id=key, version=one, changed_at=NOW) for one in found]
+        _, cases, gone = channel.note(Changes([], cases, {key: (asked, NOW.timestamp())}))
+        return [case.version for case in cases], gone
+
+    assert told(1) == ([], [])
+    assert told(3, 3) == ([3], [])
+    assert told(2, 2) == ([], [])
+    assert told(2) == ([], [])
+    assert told(3, 3) == ([3], [])
+    assert told(4) == ([], [key])
+    assert told(4) == ([], [])
 
 
 def _data(item: bytes) -> dict[str, Any]:

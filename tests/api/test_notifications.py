@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 from deploy.services import Postgres
 from ingest.notify.delivery import Dispatcher, Setting
 from tests.api.conftest import ALERTS, NOW, Api, clone_city, running
+from tests.api.locks import waited_for
 from tests.ingest.notify.town import Receiver, http
 from tests.services import Broker
 
@@ -68,6 +69,26 @@ async def test_a_chain_is_kept_changed_and_removed_by_who_saw_it(api: Api) -> No
     assert (await api.client("chen").delete(path, headers={"If-Match": "2"})).status_code == 404
     assert (await root.delete(path, headers={"If-Match": "2"})).status_code == 204
     assert (await root.get(path)).status_code == 404
+
+
+async def test_the_second_of_two_is_told_what_the_first_left(api: Api) -> None:
+    root, draft = api.client("root"), {"area": "c01", "chain": CHAIN}
+    path = (await root.post("/api/v1/notification-chains", json=draft)).headers["location"]
+
+    async def second(method: str, seen: int, meanwhile: str) -> tuple[int, int | None]:
+        with psycopg.connect(api.dsn) as first:
+            first.execute(meanwhile.encode())
+            body = draft if method == "PUT" else None
+            asked = root.request(method, path, json=body, headers={"If-Match": str(seen)})
+            late = asyncio.create_task(asked)
+            await waited_for(first)
+            first.commit()
+            told = await late
+        return told.status_code, told.json().get("version")
+
+    assert await second("PUT", 1, "UPDATE notification_chain SET version = 2") == (412, 2)
+    assert await second("DELETE", 2, "UPDATE notification_chain SET version = 3") == (412, 3)
+    assert await second("PUT", 3, "DELETE FROM notification_chain") == (404, None)
 
 
 @pytest.mark.parametrize(

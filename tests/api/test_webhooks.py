@@ -20,6 +20,7 @@ from ingest.notify.delivery import Dispatcher, Setting
 from ingest.notify.webhook import SECRETS_MAX
 from ingest.store import expired
 from tests.api.conftest import NOW, Api, clone_city, running
+from tests.api.locks import waited_for
 from tests.ingest.notify.receiver import verify
 from tests.ingest.notify.town import Receiver, Request, http
 from tests.services import Broker
@@ -194,6 +195,25 @@ async def test_it_is_replaced_by_who_saw_it_as_it_is(hook: Hook) -> None:
         answer = await hook.api.client(who).post(path, json={}, headers=seen)
         assert answer.status_code == status, who
     assert await hook.verified_by(new) == [True]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "status", "version"),
+    [
+        pytest.param("version = version + 1", 412, 2, id="changed"),
+        pytest.param("version = version + 1, removed_at = now()", 404, None, id="removed"),
+    ],
+)
+async def test_the_second_of_two_is_told_what_the_first_left(
+    hook: Hook, meanwhile: str, status: int, version: int | None
+) -> None:
+    with psycopg.connect(hook.api.dsn) as first:
+        first.execute(f"UPDATE notification_channel SET {meanwhile}".encode())
+        second = asyncio.create_task(hook.replace())
+        await waited_for(first)
+        first.commit()
+        told = await second
+    assert (told.status_code, told.json().get("version")) == (status, version)
 
 
 async def test_what_was_done_to_a_webhook_is_told_without_its_secrets(hook: Hook) -> None:
