@@ -36,7 +36,6 @@ from api import (
     incidents,
     indicators,
     live,
-    live_topic,
     notifications,
     preferences,
     problems,
@@ -57,6 +56,7 @@ from api.config import Config
 from api.console import STATIC, Console
 from api.errors import ConfigError, Problem
 from api.live import Hub
+from api.live_topic import Access
 from api.metrics import Metrics
 from api.paging import Cursors
 from api.people import Passwords, new_token
@@ -112,7 +112,7 @@ def create_app(
         passwords=Passwords(),
         attempts=Attempts(),
         metrics=metrics,
-        hub=Hub(pool, clock, metrics, config.broker, _tls(config), devices_max=devices_max),
+        hub=Hub(pool, clock, metrics, _access(config), devices_max=devices_max),
         cursors=Cursors(new_token().encode()),
         replica=_replica(config, pool, metrics),
     )
@@ -201,14 +201,14 @@ def _operation_id(route: APIRoute) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _tls(config: Config) -> ssl.SSLContext:
+def _access(config: Config) -> Access:
     """Return how the api shows the broker who it is.
 
     Raises:
         ConfigError: A file is missing, unreadable or does not fit; named.
     """
-    certificate = config.api.certificates / f"{live_topic.IDENTITY}.crt"
-    key = config.api.certificates / f"{live_topic.IDENTITY}.key"
+    certificate = config.api.certificates / f"{config.api.identity}.crt"
+    key = config.api.certificates / f"{config.api.identity}.key"
     missing = [file for file in (config.broker.ca, certificate, key) if not file.is_file()]
     if missing:
         raise ConfigError([f"{file}: no such file" for file in missing])
@@ -225,7 +225,7 @@ def _tls(config: Config) -> ssl.SSLContext:
         else:
             problem = f"{certificate}, {key}: no certificate and its unencrypted key in PEM form"
         raise ConfigError(problem) from exc
-    return context
+    return Access(config.broker, config.api.identity, context)
 
 
 def _report(task: "asyncio.Task[None]", on_failure: Callable[[], None]) -> None:

@@ -35,12 +35,14 @@ OTHER_SECTIONS: Final = frozenset({"ingest", "pki", "province"})
 def _no_truth(value: object) -> object:
     """Refuse true and false, which pass for 1 and 0 otherwise."""
     if isinstance(value, bool):
-        raise ValueError("a port number is expected")  # noqa: TRY004 - what pydantic takes
+        raise ValueError("a whole number is expected")  # noqa: TRY004 - what pydantic takes
     return value
 
 
 Host = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, BeforeValidator(_no_truth), Field(ge=1, le=65_535)]
+# The broker admits as many (deploy/mosquitto/acl).
+Member = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, le=7)]
 
 
 class _Section(BaseModel):
@@ -98,7 +100,8 @@ class Api(_Section):
 
     host: Host = "127.0.0.1"
     port: Port = 8080
-    certificates: Path = Field(description="folder of api-live-00.crt and .key")
+    member: Member = Field(default=0, description="its number among the api processes")
+    certificates: Path = Field(description="folder of api-live-<member>.crt and .key")
     public_url: str = "http://127.0.0.1:8080"
     simulated: bool = Field(default=False, description="hardware is simulated; the console says so")
     trusted_proxies: tuple[str, ...] = Field(
@@ -115,6 +118,11 @@ class Api(_Section):
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
             raise ValueError("write scheme and host only, for example https://linli.example.org")
         return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def identity(self) -> str:
+        """Who this process is at the broker; of two with one identity it lets go of the first."""
+        return f"api-live-{self.member:02d}"
 
     @property
     def secure(self) -> bool:

@@ -12,7 +12,6 @@ import heapq
 import json
 import logging
 import random
-import ssl
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
@@ -25,7 +24,6 @@ from api import people
 from api.alerts import Alert
 from api.answers import rfc3339
 from api.cases import CaseRow, read_cases, read_open_cases
-from api.config import BrokerAddress
 from api.errors import Problem
 from api.live_channels import (
     Changes,
@@ -39,7 +37,7 @@ from api.live_channels import (
 )
 from api.live_mirror import Mirror
 from api.live_news import Moved, News, Versions, moved_since, read_alerts_of
-from api.live_topic import LiveTopic
+from api.live_topic import Access, LiveTopic
 from api.metrics import Metrics
 from api.overview import Overview, read_overview
 from api.people import Principal
@@ -89,8 +87,7 @@ class Hub:
         pool: Pool,
         clock: Clock,
         metrics: Metrics,
-        broker: BrokerAddress,
-        tls: ssl.SSLContext,
+        access: Access,
         *,
         devices_max: int = DEVICES_MAX,
     ) -> None:
@@ -104,7 +101,9 @@ class Hub:
         self._news = News()
         self._read_again = asyncio.Event()
         self._news_missed = False
-        self._topic = LiveTopic(broker, tls, self._receive, self._connected, self._read_again.set)
+        self._topic = LiveTopic(
+            access, self._receive, self._connected, self._read_again.set, metrics.live_takeovers.inc
+        )
         self._mirror = Mirror(self._channels.values, self._topic.watch)
         self._closing = False
         self.is_connected = False

@@ -6,9 +6,11 @@ A city's changed devices would be hundreds of messages a second, of which people
 
 import asyncio
 import logging
+import math
 import random
 import ssl
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Final
 
@@ -19,10 +21,28 @@ from edge_agent import topics
 
 log = logging.getLogger(__name__)
 
-IDENTITY: Final = "api-live-00"
 _RECONNECT_MAX_S: Final = 30.0
+# MQTT 5: the broker ends a connection because another one came under the same identity.
+_SESSION_TAKEN_OVER: Final = 0x8E
+# Least and most that whoever was pushed off stays away. Two that come back at once push each other
+# off for ever, and neither hears much.
+AWAY_S: Final = (4.0, 8.0)
+# Pushed off again within this time it is the same dispute: it is told once.
+DISPUTE_S: Final = 60.0
 # Of one SUBSCRIBE or UNSUBSCRIBE: a packet stays far below what a broker takes.
 _TOPICS_AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the broker is, and who we are there.
+
+    ``tls`` has the certificate of ``identity``, which no other process bears at the same time.
+    """
+
+    broker: BrokerAddress
+    identity: str
+    tls: ssl.SSLContext
 
 
 class LiveTopic:
@@ -30,28 +50,29 @@ class LiveTopic:
 
     def __init__(
         self,
-        broker: BrokerAddress,
-        tls: ssl.SSLContext,
+        access: Access,
         take: Callable[[str, bytes], None],
         connected: Callable[[bool], None],
         grown: Callable[[], None],
+        taken_over: Callable[[], None],
     ) -> None:
         """Build it; nothing happens before `run`.
 
         Args:
-            broker: Where to connect.
-            tls: With the certificate of `IDENTITY`.
+            access: Where to connect, and as whom.
             take: Takes a message: its topic and payload.
             connected: Told True when alerts and gateways are heard from now on, False when nothing
                 is heard any more.
             grown: Called when devices are heard from now on that were not before: what they said
                 until then stands in the tables.
+            taken_over: Called each time another process took our identity at the broker.
         """
-        self._broker = broker
-        self._tls = tls
+        self._access = access
         self._take = take
         self._connected = connected
         self._grown = grown
+        self._taken_over = taken_over
+        self._taken_over_at_s = -math.inf
         self._wanted: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
 
@@ -65,20 +86,22 @@ class LiveTopic:
     async def run(self) -> None:
         """Run for ever."""
         attempt = 0
-        hosts = cycle((self._broker.host, *self._broker.hosts))
+        broker = self._access.broker
+        hosts = cycle((broker.host, *broker.hosts))
         while True:
             try:
                 async with aiomqtt.Client(
                     next(hosts),
-                    self._broker.port,
-                    identifier=IDENTITY,
+                    broker.port,
+                    identifier=self._access.identity,
                     protocol=aiomqtt.ProtocolVersion.V5,
-                    tls_context=self._tls,
+                    tls_context=self._access.tls,
                     keepalive=30,
                     timeout=10,
                 ) as client:
                     await client.subscribe(f"{topics.PREFIX}/live/+", qos=0)
-                    log.info("live topic subscribed")
+                    if not self._disputed:
+                        log.info("live topic subscribed")
                     attempt = 0
                     self._connected(True)
                     following = asyncio.create_task(self._follow(client), name="live-follow")
@@ -93,12 +116,32 @@ class LiveTopic:
                 if task is not None and task.cancelling():
                     # Leaving the client failed, and hid that this task is to end.
                     raise asyncio.CancelledError from exc
+                if _is_takeover(exc):
+                    self._connected(False)
+                    self._tell_takeover()
+                    await asyncio.sleep(random.uniform(*AWAY_S))  # noqa: S311 - jitter
+                    continue
                 if attempt == 0:
                     log.warning("broker lost, retrying until it is back: %s", exc)
             self._connected(False)
             attempt += 1
             ceiling_s = min(_RECONNECT_MAX_S, 0.5 * 2 ** min(attempt, 10))
             await asyncio.sleep(ceiling_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
+
+    @property
+    def _disputed(self) -> bool:
+        """Whether another process had our identity a moment ago."""
+        return asyncio.get_running_loop().time() - self._taken_over_at_s < DISPUTE_S
+
+    def _tell_takeover(self) -> None:
+        if not self._disputed:
+            log.error(
+                "another api is %s at the broker: they push each other off, and live streams are"
+                " late; give each its own [api] member (0 to 7) and that member's certificate",
+                self._access.identity,
+            )
+        self._taken_over_at_s = asyncio.get_running_loop().time()
+        self._taken_over()
 
     async def _follow(self, client: aiomqtt.Client) -> None:
         """Subscribe and unsubscribe as `watch` asks; a lost connection ends it with the client."""
@@ -130,3 +173,10 @@ class LiveTopic:
                 self._grown()
             await self._changed.wait()
             self._changed.clear()
+
+
+def _is_takeover(error: aiomqtt.MqttError) -> bool:
+    """Whether the broker let go of us for the sake of another with our identity."""
+    # Whoever waits for messages gets the broker's reason as the cause.
+    reason = error.__cause__
+    return isinstance(reason, aiomqtt.MqttCodeError) and reason.rc == _SESSION_TAKEN_OVER

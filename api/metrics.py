@@ -53,6 +53,11 @@ class Metrics:
             "1 while the live topic is subscribed.",
             registry=self._registry,
         )
+        self.live_takeovers = Counter(
+            "linli_api_live_takeovers",
+            "Times another process connected to the broker as this one: same [api] member.",
+            registry=self._registry,
+        )
         self.replica_used = Gauge(
             "linli_api_replica_used",
             "1 while the replica serves reads, 0 while the primary serves all.",

@@ -278,7 +278,14 @@ def pki_init(
     reissue: Annotated[
         bool, typer.Option(help="Replace all certificates but the authority's.")
     ] = False,
-    members: Annotated[int, typer.Option(help="For so many ingest processes.", min=1, max=64)] = 1,
+    members: Annotated[
+        int,
+        typer.Option(
+            help="For so many processes of ingest, and as many of the api, 8 at most.",
+            min=1,
+            max=64,
+        ),
+    ] = 1,
 ) -> None:
     """Make the authority, the broker's certificate and those of our own services."""
     authority = pki.create_authority(out)

@@ -33,6 +33,9 @@ AUTHORITY_LIFE: Final = timedelta(days=3_650)
 SERVER_LIFE: Final = timedelta(days=825)
 CLIENT_LIFE: Final = timedelta(days=365)
 
+# What the api takes as its member is below this.
+API_MEMBERS_MAX: Final = 8
+
 _IDENTITY = re.compile(GATEWAY_PATTERN)
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 
@@ -43,9 +46,13 @@ def identity_of(lane: str, member: int) -> str:
 
 
 def service_identities(members: int = 1) -> list[str]:
-    """Return whom our own services are: so many members of each ingest lane, and the api."""
+    """Return whom our own services are: so many members of each ingest lane and of the api.
+
+    The api never has more than `API_MEMBERS_MAX`.
+    """
     ingest = [identity_of(lane, n) for n in range(members) for lane in ("telemetry", "event")]
-    return [*ingest, "api-live-00", identity_of("aggregate", 0)]
+    api = [f"api-live-{n:02d}" for n in range(min(members, API_MEMBERS_MAX))]
+    return [*ingest, *api, identity_of("aggregate", 0)]
 
 
 @dataclass(frozen=True, slots=True)

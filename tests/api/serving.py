@@ -112,11 +112,13 @@ async def watching(
 
 
 @asynccontextmanager
-async def serving(dsn: str, broker: Broker, folder: Path) -> AsyncGenerator[Server]:
+async def serving(
+    dsn: str, broker: Broker, folder: Path, *, member: int = 0
+) -> AsyncGenerator[Server]:
     """Run the api as a process of its own, on a port of its own."""
     port = free_port()
     url = f"http://{HOST}:{port}"
-    broker.identity("api-live-00")
+    broker.identity(f"api-live-{member:02d}")
     config = folder / "linli.toml"
     config.write_text(
         f"""
@@ -129,6 +131,7 @@ ca = "{broker.ca}"
 [api]
 host = "{HOST}"
 port = {port}
+member = {member}
 certificates = "{broker.services}"
 public_url = "{url}"
 """

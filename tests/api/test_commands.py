@@ -150,6 +150,13 @@ def test_serve_needs_its_certificate(config: Path, tmp_path: Path) -> None:
     assert "api-live-00.crt: no such file" in done.stderr
 
 
+def test_serve_needs_the_certificate_of_its_member(config: Path) -> None:
+    config.write_text(config.read_text() + "member = 6\n")
+    done = run(["serve"], config)
+    assert done.returncode == 2
+    assert "api-live-06.crt: no such file" in done.stderr
+
+
 def test_serve_refuses_a_database_without_schema(config: Path, own_database: str) -> None:
     with psycopg.connect(own_database, autocommit=True) as conn:
         conn.execute("DELETE FROM schema_migration WHERE version > 1")

@@ -54,6 +54,12 @@ def test_environment_overrides_the_file(tmp_path: Path) -> None:
     assert config.database.dsn.get_secret_value() == "host=elsewhere"
 
 
+def test_member_has_an_identity_of_its_own(tmp_path: Path) -> None:
+    file = _write(tmp_path, GOOD)
+    assert load(file, {}).api.identity == "api-live-00"
+    assert load(file, {"LINLI_API__MEMBER": "7"}).api.identity == "api-live-07"
+
+
 def test_dsn_is_not_shown(tmp_path: Path) -> None:
     assert "127.0.0.1" not in repr(load(_write(tmp_path, GOOD), {}).database)
 
@@ -64,6 +70,10 @@ def test_dsn_is_not_shown(tmp_path: Path) -> None:
         ("[api]\n", "[api]\nprot = 1\n", ":12: api.prot: unknown key, did you mean port?"),
         ("[api]\n", "[api]\nport = 70000\n", ":12: api.port: "),
         ("[api]\n", '[api]\nport = "many"\n', ":12: api.port: "),
+        ("[api]\n", "[api]\nport = true\n", ":12: api.port: a whole number is expected"),
+        ("[api]\n", "[api]\nmember = 8\n", ":12: api.member: "),
+        ("[api]\n", "[api]\nmember = -1\n", ":12: api.member: "),
+        ("[api]\n", "[api]\nmember = true\n", ":12: api.member: a whole number is expected"),
         ('dsn = "host=127.0.0.1"\n', "", ":1: database.dsn: missing"),
         ("[pki]", "[pkk]", ":9: pkk: unknown section, did you mean pki?"),
         ("[api]\n", '[api]\npublic_url = "ftp://x"\n', ":12: api.public_url: write scheme"),

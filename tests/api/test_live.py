@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aiomqtt
 import httpx2
 import psycopg
 import pytest
@@ -151,6 +152,39 @@ async def test_changes_of_another_community_are_not_told(server: Server, broker:
         await publish(broker, "c01", device_message("c01-lamp-001", now, power_w=2.0))
         delta = await near.next("delta")
         assert {change["device"] for change in delta.data["devices"]} == {"c01-lamp-001"}
+
+
+async def test_viewers_of_two_apis_are_told_the_same(
+    server: Server, broker: Broker, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with AsyncExitStack() as stack:
+        second = serving(server.dsn, broker, tmp_path_factory.mktemp("api"), member=1)
+        servers = [server, await stack.enter_async_context(second)]
+        readers = [await _reader(stack, one, "wang", "c01") for one in servers]
+        await publish(broker, "c01", device_message("c01-lamp-001", datetime.now(UTC), lit=True))
+        for reader in readers:
+            assert (await reader.change("c01-lamp-001"))["values"] == {"lit": True}
+        for one in servers:
+            figures = httpx2.get(f"{one.url}/metrics").text
+            assert "linli_api_live_connected 1.0" in figures
+            assert "linli_api_live_takeovers_total 0.0" in figures
+
+
+async def test_an_api_whose_identity_another_takes_says_what_to_do(
+    server: Server, broker: Broker
+) -> None:
+    identity = broker.identity("api-live-00")
+    async with aiomqtt.Client(
+        broker.host,
+        broker.port,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        tls_context=identity.context(),
+        identifier=identity.name,
+    ):
+        await _until_status(server, 503)
+    figures = httpx2.get(f"{server.url}/metrics").text
+    assert "linli_api_live_takeovers_total 1.0" in figures
+    assert "give each its own [api] member (0 to 7)" in server.process.log.read_text()
 
 
 async def test_cell_viewer_is_told_of_the_cell_alone(server: Server, broker: Broker) -> None:
@@ -461,9 +495,10 @@ async def city_server(
     broker: Broker,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Server]:
-    """A server whose tables no test changes."""
+    """A server whose tables no test changes; it runs beside the others at their broker."""
     del database_server
-    async with serving(city_database, broker, tmp_path_factory.mktemp("api")) as running:
+    folder = tmp_path_factory.mktemp("api")
+    async with serving(city_database, broker, folder, member=7) as running:
         yield running
 
 

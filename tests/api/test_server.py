@@ -135,7 +135,7 @@ async def test_frozen_reader_is_cut_and_others_do_not_notice(
 ) -> None:
     with psycopg.connect(database) as conn:
         seed(conn, datetime.now(UTC))
-    async with serving(database, broker, tmp_path) as server:
+    async with serving(database, broker, tmp_path, member=1) as server:
         frozen = socket.socket()
         # So little room, in segments so small, that the server's own buffers fill with 0.2 MB.
         frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

@@ -11,6 +11,7 @@ import pytest
 
 from deploy.rabbitmq.definitions import ACL, EXCHANGE, definitions, main, parse
 from edge_agent import topics
+from ingest.pki import API_MEMBERS_MAX
 
 GATEWAY, OTHER = "gw-c01-a", "gw-c01-b"
 
@@ -71,10 +72,13 @@ def test_ingest_hears_all_gateways_and_answers_them(service: str) -> None:
     assert not may(service, "write", topics.up(GATEWAY, "event"))
 
 
-def test_api_hears_the_live_topic_and_says_nothing() -> None:
-    assert may("api-live-00", "read", "linli/v1/live/+")
-    assert not may("api-live-00", "read", topics.up(GATEWAY, "event"))
-    assert not may("api-live-00", "write", topics.live("c01"))
+@pytest.mark.parametrize("member", range(API_MEMBERS_MAX))
+def test_api_hears_the_live_topic_and_says_nothing(member: int) -> None:
+    name = f"api-live-{member:02d}"
+    assert may(name, "read", "linli/v1/live/+")
+    assert may(name, "read", topics.live_devices("c01"))
+    assert not may(name, "read", topics.up(GATEWAY, "event"))
+    assert not may(name, "write", topics.live("c01"))
 
 
 def test_each_user_has_the_queues_of_its_own_session() -> None:

@@ -162,6 +162,22 @@ def test_pki_is_made_once(installation: Installation) -> None:
     assert installation.ok("pki", "init", "--out", "pki", "--host", "broker.example") == ""
 
 
+def test_pki_of_several_members_has_those_of_the_api_too(installation: Installation) -> None:
+    arguments = ("pki", "init", "--out", "pki", "--host", "broker.example")
+    installation.ok(*arguments)
+    assert installation.ok(*arguments, "--members", "2").splitlines() == [
+        "wrote pki/services/ingest-telemetry-01.crt",
+        "wrote pki/services/ingest-event-01.crt",
+        "wrote pki/services/api-live-01.crt",
+    ]
+    installation.ok(*arguments, "--members", "9")
+    made = {file.stem for file in (installation.folder / "pki/services").glob("*.crt")}
+    assert made == {*pki.service_identities(9)}
+    # The broker admits no ninth api, and the api refuses to be one.
+    assert {"ingest-telemetry-08", "api-live-07"} <= made
+    assert "api-live-08" not in made
+
+
 def test_a_gateway_is_added(registered: Installation) -> None:
     registered.ok("pki", "init", "--out", "pki", "--host", "broker.example")
     arguments = ("gateway", "add", "gw-c01-b", "--community", "c01", "--out", "gw")

@@ -154,6 +154,7 @@ def client(broker: Broker, name: str, client_id: str = "") -> Generator[Client]:
         pytest.param("ingest-event-00", "linli/v1/live/c01", True, id="ingest-live"),
         pytest.param("ingest-event-00", "linli/v1/07/gw-own/up/event", False, id="ingest-invents"),
         pytest.param("api-live-00", "linli/v1/live/c01", False, id="api-live"),
+        pytest.param("api-live-07", "linli/v1/live/c01", False, id="api-last-member"),
         pytest.param("api-live-00", "linli/v1/07/gw-own/down/command", False, id="api-commands"),
     ],
 )
@@ -172,6 +173,7 @@ def test_publishing_is_limited_by_identity(
         pytest.param("gw-deaf", set[str](), "linli/v1/11/gw-deaf/down/command", id="other-gateway"),
         pytest.param("ingest-event-00", {"up"}, "linli/v1/11/gw-hears/up/status", id="ingest"),
         pytest.param("api-live-00", {"live"}, "linli/v1/live/c12", id="api"),
+        pytest.param("api-live-07", {"live"}, "linli/v1/live/c12", id="api-last-member"),
     ],
 )
 def test_hearing_is_limited_by_identity(
