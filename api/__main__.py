@@ -39,8 +39,10 @@ cli.add_typer(person, name="person")
 cli.add_typer(token, name="token")
 
 ConfigFile = Annotated[
-    Path, typer.Option("--config", help="The servers' linli.toml.", envvar="LINLI_CONFIG")
+    Path, typer.Option("--config", envvar="LINLI_CONFIG", help="The servers' linli.toml.")
 ]
+# As `linli-ingest` has it: one file for both.
+DEFAULT_CONFIG = Path("linli.toml")
 Name = Annotated[str, typer.Argument(help="Lower-case letters, digits, '.', '_', '-'.")]
 RoleName = Annotated[str, typer.Option("--role", help=f"One of {', '.join(ROLES)}.")]
 AreaName = Annotated[
@@ -50,7 +52,7 @@ ResultT = TypeVar("ResultT")
 
 
 @cli.command()
-def serve(config: ConfigFile) -> None:
+def serve(config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Serve until told to stop."""
     settings = _settings(config)
     failed = False
@@ -97,7 +99,7 @@ def add_person(
     name: Name,
     role: RoleName,
     area: AreaName,
-    config: ConfigFile,
+    config: ConfigFile = DEFAULT_CONFIG,
     password_file: Annotated[
         str | None,
         typer.Option(help="File with the password, '-' for standard input; else one is made."),
@@ -125,7 +127,9 @@ def add_person(
 
 
 @token.command("add")
-def add_token(name: Name, role: RoleName, area: AreaName, config: ConfigFile) -> None:
+def add_token(
+    name: Name, role: RoleName, area: AreaName, config: ConfigFile = DEFAULT_CONFIG
+) -> None:
     """Add a service and print its token, once."""
     settings = _settings(config)
     secret = people.new_token()

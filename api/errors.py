@@ -23,11 +23,13 @@ class FieldError:
     """One thing that is wrong with a request.
 
     ``pointer`` says where: ``/query/limit``, ``/body/note``. ``bounds`` are what would be allowed.
+    ``texts`` are what people read, in zh-CN and en; None: what `problems` says of the code.
     """
 
     pointer: str
     code: str
     bounds: Mapping[str, object] = field(default_factory=dict[str, object])
+    texts: tuple[str, str] | None = None
 
 
 class Problem(ApiError):

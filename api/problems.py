@@ -259,8 +259,13 @@ _MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
     "url.scheme": ("不支持该渠道", "is of a service that is not supported"),
     "email.invalid": ("不是有效的电子邮件地址", "is not a valid e-mail address"),
     "number.invalid": ("不是有效的电话号码", "is not a valid number"),
-    "registry.rule": ("{rule}", "{rule}"),
-    "rule.parameter": ("不适用于此规则：{problem}", "does not fit this rule: {problem}"),
+    # What is wrong stands beside it, as the library says it.
+    "rule.parameter": ("不适用于此规则", "does not fit this rule"),
+    "rule.not_settable": (
+        "此规则没有该参数，可设置的有 {known}",
+        "cannot be set; there are {known}",
+    ),
+    "rule.clear_alone": ("没有 limit，不能设置 clear", "cannot be set without a limit"),
     "rule.kind_stays": ("须保持为 {kind}，或另建规则", "stays {kind}; make another rule instead"),
     "rule.no_condition": ("此规则没有可试运行的条件", "has no condition that could be tried"),
     "condition.too_deep": ("条件嵌套过深", "is nested too deeply"),
@@ -413,12 +418,17 @@ def answer(request: Request, problem: Problem) -> Response:
 
 
 def _item(error: FieldError, tongue: Language) -> dict[str, object]:
+    message = (error.texts or _texts(error))[1 if tongue == "en" else 0]
+    return {"pointer": error.pointer, "code": error.code, "message": message, **error.bounds}
+
+
+def _texts(error: FieldError) -> tuple[str, str]:
     bounded = [f"{error.code}:{name}" for name in error.bounds]
     family = error.code.partition(".")[0]
     told = (*bounded, error.code, family, "request.malformed")
     keys = (key for key in told if key in _MESSAGES)
-    message = _MESSAGES[next(keys)][1 if tongue == "en" else 0].format_map(error.bounds)
-    return {"pointer": error.pointer, "code": error.code, "message": message, **error.bounds}
+    chinese, english = _MESSAGES[next(keys)]
+    return chinese.format_map(error.bounds), english.format_map(error.bounds)
 
 
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
@@ -447,7 +457,8 @@ def _bounds(code: str, context: Mapping[str, Any]) -> dict[str, object]:
         case "text.too_long" | "list.too_long":
             return {"max": context.get("max_length")}
         case "field.enum":
-            return {"allowed": context.get("expected")}
+            # The library puts "or" before the last word, which is no word of zh-CN.
+            return {"allowed": str(context.get("expected")).replace(" or ", ", ")}
         case _:
             return {}
 

@@ -138,7 +138,8 @@ async def import_registry(
 ) -> Response:
     """Import CSV files and workbooks of the registry, 16 MiB together: all of it, or nothing.
 
-    For admins of the whole tree. Every mistake is told with file, row, column and rule.
+    For admins of the whole tree. Every mistake is told with file, row, column and rule; ``rule``
+    says in English, as the command does, what ``message`` says in the reader's language.
     """
     parts = services(request)
     async with parts.pool.connection() as conn:
@@ -246,15 +247,17 @@ def _field_error(mistake: Mistake) -> FieldError:
     told = [step.replace("~", "~0").replace("/", "~1") for step in steps if step]
     return FieldError(
         "/".join(["/body", *told]),
-        "registry.rule",
+        f"registry.{mistake.rule.code}",
         {
+            **mistake.rule.params,
             "place": mistake.place,
             "file": mistake.file,
             "row": mistake.row,
             "column": mistake.column,
             "value": mistake.value,
-            "rule": mistake.rule,
+            "rule": str(mistake.rule),
         },
+        mistake.rule.texts,
     )
 
 

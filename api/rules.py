@@ -183,7 +183,10 @@ class RaisedExample(Answer):
 
 
 class DryRunOutcome(Answer):
-    """What the rule would have raised; ``truncated`` says why not all was looked at."""
+    """What the rule would have raised; ``truncated`` says why not all was looked at.
+
+    ``until``: up to when; before ``to`` where the latest readings wait for their index.
+    """
 
     alerts: int
     occurrences: int
@@ -194,6 +197,7 @@ class DryRunOutcome(Answer):
     devices: int
     devices_asked: int
     rows: int
+    until: Instant
     truncated: Literal["rows", "time"] | None
 
 
@@ -363,7 +367,7 @@ class _Desk:
             if definition is None:
                 raise Problem("rule.needed_below") from None
             place = f"/body/definition/{error.parameter}".rstrip("/")
-            raise _wrong(place, "rule.parameter", {"problem": error.problem}) from None
+            raise _wrong(place, error.code, error.bounds) from None
         after = book.find(rule, self.area)
         concerned = [one for one in (before, after) if one is not None]
         if not self.may_change(*concerned):
@@ -551,6 +555,7 @@ def _try(dsn: str, rule: Rule, area: str, question: DryRunQuestion) -> DryRunOut
         devices=found.devices,
         devices_asked=found.devices_asked,
         rows=found.rows,
+        until=found.until,
         truncated=found.truncated,
     )
 

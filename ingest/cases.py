@@ -51,8 +51,8 @@ class Part:
     opens: bool = True
 
 
-# A nuisance is evidence beside something worse, but nothing worse ever hides in a nuisance.
-_PARTS: Final[Mapping[str, Part]] = {
+#: By rule. A nuisance is evidence beside something worse, but nothing worse ever hides in one.
+PARTS: Final[Mapping[str, Part]] = {
     DURESS: Part("duress", frozenset()),
     "alarm.panic": Part("crime", frozenset({"crime"})),
     "alarm.intrusion": Part("crime", frozenset({"crime"})),
@@ -65,10 +65,7 @@ _PARTS: Final[Mapping[str, Part]] = {
     "alarm.fire_lane_blocked": Part("nuisance", frozenset({"fire", "nuisance"})),
     "alarm.water": Part("nuisance", frozenset({"nuisance"})),
     "gate.held_open": Part("nuisance", frozenset({"crime"}), opens=False),
-    "gate.tailgating": Part("nuisance", frozenset({"crime"}), opens=False),
 }
-# Rules that an installation adds: those of alarms are the police's business as well.
-_OTHER_ALARM: Final = Part("crime", frozenset({"crime"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +235,7 @@ class Case:
 
 def part_of(rule: str) -> Part | None:
     """Return what alerts of a rule do in cases; None: nothing."""
-    known = _PARTS.get(rule)
-    return _OTHER_ALARM if known is None and rule.startswith("alarm.") else known
+    return PARTS.get(rule)
 
 
 def _nature(rule: str) -> Nature:

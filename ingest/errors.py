@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ingest.registry_rules import Expected
+
 
 class IngestError(Exception):
     """Root of everything ingest raises on purpose."""
@@ -68,7 +70,7 @@ class Mistake:
         value: The cell as it stands there.
     """
 
-    rule: str
+    rule: Expected
     place: str = ""
     file: str = ""
     row: int | None = None
@@ -77,7 +79,7 @@ class Mistake:
 
     def __str__(self) -> str:
         value = "" if self.value is None else f"value {self.value!r}"
-        return ": ".join(part for part in (self.place, self.column, value, self.rule) if part)
+        return ": ".join(part for part in (self.place, self.column, value, str(self.rule)) if part)
 
 
 class RegistryError(OperatorError):

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from ingest.indicators.lighting import ClockProgramme, Place, never_lights, parse_programme
+from ingest.registry_rules import Expected
 from ingest.registry_store import Rows, Values
 from ingest.registry_tables import (
     AREAS,
@@ -77,7 +78,7 @@ class Check:
         self._check_retired()
         self._check_population()
 
-    def _say(self, table: Table, key: str, column: str, expected: str) -> None:
+    def _say(self, table: Table, key: str, column: str, expected: Expected) -> None:
         row = self._files.rows[table.name].get(key)
         if row is not None and column in row.cells:
             self._problems.add(row.where, expected, column=column, value=row.cells[column])
@@ -87,7 +88,7 @@ class Check:
     def _missing(self, table: Table, key: str, column: str, named: Table, id: str) -> None:
         """Report that ``id`` does not exist, unless its own row was already reported."""
         if id not in self._files.refused[named.name]:
-            self._say(table, key, column, f"no such {named.name}")
+            self._say(table, key, column, Expected(f"{named.name}.unknown"))
 
     def _descend(self, area: str) -> None:
         """Note the ids from the root down to ``area``; a cycle is cut where it was found."""
@@ -96,7 +97,7 @@ class Check:
         while current is not None and current not in self._paths:
             if current in trail:
                 cycle = " > ".join([*trail[trail.index(current) :], current])
-                self._say(AREAS, current, "parent", f"the areas form a circle: {cycle}")
+                self._say(AREAS, current, "parent", Expected("area.circle", circle=cycle))
                 self._sound = False
                 break
             trail.append(current)
@@ -116,14 +117,12 @@ class Check:
         parent = self._areas.get(values["parent"] or "")
         if parent is not None:
             if LEVELS.index(values["level"]) <= LEVELS.index(parent["level"]):
-                self._say(
-                    AREAS, area, "level", f"must lie below its parent's, which is {parent['level']}"
-                )
+                self._say(AREAS, area, "level", Expected("area.level", level=parent["level"]))
             for group in _INHERITED:
                 if values[group[0]] is None:
                     values.update({column: parent[column] for column in group})
         if self._root is not None and (area == self._root) != (values["parent"] is None):
-            self._say(AREAS, area, "parent", f"all areas must lie in {self._root!r}, it in none")
+            self._say(AREAS, area, "parent", Expected("area.outside", root=self._root))
         lender = area if values["programme"] else self._lenders.get(values["parent"] or "")
         if lender is not None:
             self._lenders[area] = lender
@@ -134,7 +133,8 @@ class Check:
         if community is None:
             self._missing(GATEWAYS, gateway, "community", AREAS, values["community"])
         elif community["level"] != "community":
-            self._say(GATEWAYS, gateway, "community", f"is a {community['level']}, not a community")
+            expected = Expected("gateway.community", level=community["level"])
+            self._say(GATEWAYS, gateway, "community", expected)
 
     def _check_retired(self) -> None:
         """Refuse to retire a gateway that devices still need: they would be unknown for ever."""
@@ -144,13 +144,8 @@ class Check:
             if gateway is not None and gateway["life"] == "retired" != values["life"]:
                 behind[values["gateway"]].append(device)
         for gateway, devices in behind.items():
-            self._say(
-                GATEWAYS,
-                gateway,
-                "life",
-                f"{len(devices)} devices behind it are not retired, such as {min(devices)!r};"
-                " retire them or put them behind another gateway",
-            )
+            expected = Expected("gateway.needed", count=len(devices), device=min(devices))
+            self._say(GATEWAYS, gateway, "life", expected)
 
     def _check_device(self, device: str, values: Values) -> None:
         values = self._devices[device] = dict(values)
@@ -162,12 +157,7 @@ class Check:
             self._missing(DEVICES, device, "area", AREAS, values["area"])
         known = self._before[DEVICES.name].get(device)
         if known is not None and known["kind"] != values["kind"]:
-            self._say(
-                DEVICES,
-                device,
-                "kind",
-                f"is registered as a {known['kind']}; give the new device an id of its own",
-            )
+            self._say(DEVICES, device, "kind", Expected("device.kind", kind=known["kind"]))
         if gateway is None or area is None:
             return
         community: str = gateway["community"]
@@ -175,9 +165,7 @@ class Check:
         if community not in self._areas or not self._sound:
             return
         if community not in area:
-            self._say(
-                DEVICES, device, "area", f"lies outside its gateway's community {community!r}"
-            )
+            self._say(DEVICES, device, "area", Expected("device.outside", community=community))
         if values["kind"] == "lamp":
             self._check_lamp(device, values)
         else:
@@ -212,18 +200,14 @@ class Check:
                 self._blamed.add((area, place))
                 self._say(AREAS, area, "programme", fault)
 
-    def _fault(self, text: str, area: str) -> str | None:
+    def _fault(self, text: str, area: str) -> Expected | None:
         """Return why lamps in ``area`` cannot go by a programme, None where they can."""
         values = self._areas[area]
         key = (text, values["latitude"], values["longitude"], values["time_zone"])
-        match _fault(*key):
-            case "place":
-                level = values["level"]
-                return f"follows the sun, but {level} {area!r} has no latitude and longitude"
-            case "night":
-                return f"never lights: no night at {values['level']} {area!r} is long enough"
-            case _:
-                return None
+        lacks = _fault(*key)
+        if lacks is None:
+            return None
+        return Expected(f"programme.{lacks}", level=values["level"], area=area)
 
     def _check_population(self) -> None:
         """Let a row without end hold until the next one begins; two must not hold at once."""
@@ -239,10 +223,12 @@ class Check:
                 if values["to"] is None:
                     self._population[key] = values | {"to": begin}
                 elif values["to"] > begin and later in self._files.rows[POPULATION.name]:
-                    expected = f"overlaps the figure from {values['from']} to {values['to']}"
+                    first, last = str(values["from"]), str(values["to"])
+                    expected = Expected("population.overlap", first=first, last=last)
                     self._say(POPULATION, later, "from", expected)
                 elif values["to"] > begin:
-                    self._say(POPULATION, key, "to", f"overlaps the figure from {begin}")
+                    expected = Expected("population.overlap_later", first=str(begin))
+                    self._say(POPULATION, key, "to", expected)
 
 
 @lru_cache(maxsize=10_000)

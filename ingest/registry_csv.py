@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ingest.registry_rules import Expected
 from ingest.registry_tables import (
     TABLES,
     Files,
@@ -54,18 +55,18 @@ def _decode(file: Path, name: str, problems: Problems) -> str | None:
     try:
         content = file.read_bytes()
     except OSError as error:
-        problems.add(Where(name), f"cannot read: {error.strerror}")
+        problems.add(Where(name), Expected("file.unreadable", error=str(error.strerror)))
         return None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        looks = ""
+        code = "file.encoding"
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            looks = ", it is UTF-16"
+            code = "file.utf16"
         elif _decodes(content, "gb18030"):
-            looks = ", it looks like GB18030"
-        problems.add(Where(name, line), f"is not UTF-8{looks}: save it as CSV UTF-8")
+            code = "file.gb18030"
+        problems.add(Where(name, line), Expected(code))
         return None
 
 
@@ -92,6 +93,6 @@ def _read_text(name: str, text: str, files: Files, problems: Problems) -> bool:
             where, line = Where(name, line), reader.line_num + 1
             take_row(where, cells, header, files, problems)
     except csv.Error as error:
-        problems.add(Where(name, reader.line_num), f"not CSV: {error}")
+        problems.add(Where(name, reader.line_num), Expected("file.csv", error=str(error)))
         return False
     return True

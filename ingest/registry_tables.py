@@ -17,6 +17,7 @@ from edge_agent.kinds.base import GATEWAY_PATTERN, ID_PATTERN, YEAR_MAX, YEAR_MI
 from ingest.errors import Mistake, RegistryError
 from ingest.indicators.lighting import parse_programme
 from ingest.kinds import KINDS
+from ingest.registry_rules import Expected, UnexpectedError
 
 LEVELS: Final = ("province", "city", "district", "street", "community", "cell")
 LIVES: Final = ("planned", "installed", "in_service", "maintenance", "retired")
@@ -27,6 +28,7 @@ TEXT_LENGTH_MAX: Final = 200
 PROBLEMS_MAX: Final = 1_000
 # Lamp posts may be old; before this a date is a slip.
 DAY_YEAR_MIN: Final = 1950
+_DAY_YEARS: Final = {"low": DAY_YEAR_MIN, "high": YEAR_MAX - 1}
 # A code that somebody else gave a thing.
 CODE_PATTERN: Final = r"^[0-9A-Za-z][0-9A-Za-z./_-]{0,63}$"
 # What a spreadsheet takes for a formula, and how it is told that it is none (see `quote`).
@@ -68,7 +70,7 @@ class Problems:
     more: int = 0
 
     def add(
-        self, where: str | Where, rule: str, *, column: str = "", value: str | None = None
+        self, where: str | Where, rule: Expected, *, column: str = "", value: str | None = None
     ) -> None:
         """Note one. ``where`` is a row, or says what stands in for it."""
         if len(self.mistakes) >= PROBLEMS_MAX:
@@ -97,7 +99,7 @@ class Column:
     """One column: how its cells are read, and what an empty one means.
 
     Attributes:
-        parse: Raises ValueError with what was expected.
+        parse: Raises UnexpectedError with what was expected.
         sql_type: Of the database's column.
         default: For an empty cell; a new row also gets it where the file has no such column.
         keep: An empty cell keeps what is registered.
@@ -149,15 +151,14 @@ def parse_instant(text: str) -> datetime:
     """Read an instant that names its offset from UTC.
 
     Raises:
-        ValueError: It does not, or lies outside of all sense.
+        UnexpectedError: It does not, or lies outside of all sense.
     """
-    expected = "expected an instant with its zone, such as 2026-03-01T00:00:00+08:00"
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(expected) from None
+        raise UnexpectedError("instant") from None
     if instant.tzinfo is None or not YEAR_MIN < instant.year < YEAR_MAX:
-        raise ValueError(expected)
+        raise UnexpectedError("instant")
     return instant.astimezone(UTC)
 
 
@@ -166,7 +167,7 @@ def _matching(pattern: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if not compiled.fullmatch(text):
-            raise ValueError(f"must match {pattern}")
+            raise UnexpectedError("text.pattern", pattern=pattern)
         return text
 
     return parse
@@ -175,7 +176,7 @@ def _matching(pattern: str) -> Callable[[str], str]:
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
-            raise ValueError(f"expected one of {', '.join(allowed)}")
+            raise UnexpectedError("word", allowed=", ".join(allowed))
         return text
 
     return parse
@@ -183,12 +184,12 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 def _text(text: str) -> str:
     if text.startswith(_FORMULA):
-        raise ValueError("must not begin with = + - @, which spreadsheets take for a formula")
+        raise UnexpectedError("text.formula")
     plain = text[1:] if _QUOTED.match(text) else text
     if len(plain) > TEXT_LENGTH_MAX:
-        raise ValueError(f"at most {TEXT_LENGTH_MAX} characters")
+        raise UnexpectedError("text.too_long", max=TEXT_LENGTH_MAX)
     if not plain.isprintable():
-        raise ValueError("must hold printable characters only")
+        raise UnexpectedError("text.unprintable")
     return plain
 
 
@@ -205,15 +206,14 @@ def parse_day(text: str) -> date:
     """Read a date, such as 2026-03-01.
 
     Raises:
-        ValueError: It is none, or lies outside of all sense.
+        UnexpectedError: It is none, or lies outside of all sense.
     """
-    expected = f"expected a date from {DAY_YEAR_MIN} to {YEAR_MAX - 1}, such as 2026-03-01"
     try:
         day = date.fromisoformat(text)
     except ValueError:
-        raise ValueError(expected) from None
+        raise UnexpectedError("day", **_DAY_YEARS) from None
     if len(text) != len("2026-03-01") or not DAY_YEAR_MIN <= day.year < YEAR_MAX:
-        raise ValueError(expected)
+        raise UnexpectedError("day", **_DAY_YEARS)
     return day
 
 
@@ -221,20 +221,20 @@ def _zone(text: str) -> str:
     try:
         ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("expected an IANA time zone, such as Asia/Shanghai") from None
+        raise UnexpectedError("time_zone") from None
     return text
 
 
 def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
-    limits = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+    code, limits = "number.above" if above else "number", {"low": f"{low:g}", "high": f"{high:g}"}
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            raise ValueError(f"expected a number {limits}") from None
+            raise UnexpectedError(code, **limits) from None
         if not math.isfinite(value) or not low <= value <= high or (above and value == low):
-            raise ValueError(f"expected a number {limits}")
+            raise UnexpectedError(code, **limits)
         return value
 
     return parse
@@ -245,7 +245,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         # Cut before it is read: thousands of digits are no number to Python either.
         digits = text.isascii() and text.isdigit() and len(text) <= 12
         if not digits or not low <= int(text) <= high:
-            raise ValueError(f"expected a whole number from {low} to {high}")
+            raise UnexpectedError("number.whole", low=low, high=high)
         return int(text)
 
     return parse
@@ -255,9 +255,7 @@ def _programme(text: str) -> str:
     try:
         parse_programme(text)
     except ValueError:
-        raise ValueError(
-            "expected sun, sun+15-10, always or 18:00-06:00, with levels sun@100,23:00@50"
-        ) from None
+        raise UnexpectedError("programme") from None
     return text
 
 
@@ -373,21 +371,21 @@ def read_header(where: Where, names: Sequence[str], problems: Problems) -> Heade
     """Tell from the header which table this is; None where its columns are not a table's."""
     table = next((table for table in reversed(TABLES) if table.mark <= set(names)), None)
     if table is None:
-        expected = "; ".join(
+        columns = "; ".join(
             ",".join(column.name for column in table.columns if column.required) for table in TABLES
         )
-        problems.add(where, f"not a registry file: its header must have at least {expected}")
+        problems.add(where, Expected("header.unknown", columns=columns))
         return None
     known = {column.name: column for column in table.columns}
     before = len(problems)
     for name in names:
         if name not in known:
-            problems.add(where, f"unknown column, known are {', '.join(known)}", column=name)
+            problems.add(where, Expected("column.unknown", known=", ".join(known)), column=name)
     for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add(where, "stands there twice", column=name)
+        problems.add(where, Expected("column.twice"), column=name)
     for column in table.columns:
         if column.required and column.name not in names:
-            problems.add(where, "column is missing", column=column.name)
+            problems.add(where, Expected("column.missing"), column=column.name)
     if len(problems) > before:
         return None
     return Header(table, [known[name] for name in names])
@@ -402,7 +400,7 @@ def take_row(
     if not any(texts):
         return
     if len(texts) != len(header.columns):
-        problems.add(where, f"has {len(texts)} cells, the header has {len(header.columns)}")
+        problems.add(where, Expected("row.cells", cells=len(texts), columns=len(header.columns)))
         files.whole = False
         return
     named = {column.name: text for column, text in zip(header.columns, texts, strict=True)}
@@ -413,7 +411,8 @@ def take_row(
     key = table.id_of(row.values)
     first = files.rows[table.name].setdefault(key, row)
     if first is not row:
-        problems.add(where, f"stands already in {first.where}", column=table.key, value=key)
+        expected = Expected("row.twice", first=str(first.where))
+        problems.add(where, expected, column=table.key, value=key)
 
 
 def _read_row(
@@ -426,14 +425,15 @@ def _read_row(
         cell = cells[column.name]
         if not cell:
             if column.required:
-                problems.add(where, "must not be empty", column=column.name)
+                problems.add(where, Expected("cell.empty"), column=column.name)
             elif not column.keep:
                 values[column.name] = column.default
             continue
         try:
             values[column.name] = column.parse(cell)
-        except ValueError as error:
-            problems.add(where, _hint(column, cells, str(error)), column=column.name, value=cell)
+        except UnexpectedError as error:
+            expected = _hint(column, cells, error.expected)
+            problems.add(where, expected, column=column.name, value=cell)
     match header.table.name:
         case AREAS.name:
             _check_place(where, cells, problems)
@@ -452,7 +452,7 @@ def _check_device(
     if values.get("kind") not in (None, "lamp"):
         for name in LAMP_COLUMNS:
             if cells.get(name):
-                problems.add(where, "only lamps have one", column=name, value=cells[name])
+                problems.add(where, Expected("lamp.only"), column=name, value=cells[name])
     _check_order(where, cells, values, ("installed_on", "warranty_until"), problems, same=True)
 
 
@@ -469,11 +469,12 @@ def _check_order(
     first, last = (values.get(name) for name in names)
     if first is None or last is None or first < last or (same and first == last):
         return
-    expected = f"must {'not lie before' if same else 'lie after'} {names[0]} {first}"
+    code = "day.not_before" if same else "day.after"
+    expected = Expected(code, other=names[0], day=str(first))
     problems.add(where, expected, column=names[1], value=cells[names[1]])
 
 
-def _hint(column: Column, cells: Mapping[str, str], expected: str) -> str:
+def _hint(column: Column, cells: Mapping[str, str], expected: Expected) -> Expected:
     """Add the likely reason where a latitude is none: it changed places with the longitude."""
     if column.name != "latitude":
         return expected
@@ -481,19 +482,18 @@ def _hint(column: Column, cells: Mapping[str, str], expected: str) -> str:
         swapped = abs(float(cells["latitude"])) <= 180 and abs(float(cells["longitude"])) <= 90
     except (KeyError, ValueError):
         return expected
-    return f"{expected}; latitude and longitude swapped?" if swapped else expected
+    return Expected("number.swapped", **expected.params) if swapped else expected
 
 
 def _check_place(where: Where, cells: Mapping[str, str], problems: Problems) -> None:
     latitude, longitude = cells.get("latitude", ""), cells.get("longitude", "")
     if bool(latitude) != bool(longitude):
         missing = "longitude" if latitude else "latitude"
-        problems.add(where, "latitude and longitude go together", column=missing)
+        problems.add(where, Expected("place.half"), column=missing)
         return
     try:
         nowhere = bool(latitude) and float(latitude) == 0 and float(longitude) == 0
     except ValueError:
         return  # already named as no number
     if nowhere:
-        expected = "0,0 lies in the sea; leave both empty where the place is not known"
-        problems.add(where, expected, column="latitude", value=latitude)
+        problems.add(where, Expected("place.nowhere"), column="latitude", value=latitude)

@@ -24,6 +24,7 @@ from openpyxl.cell import Cell, WriteOnlyCell
 from openpyxl.styles import Font
 from openpyxl.utils import get_column_letter
 
+from ingest.registry_rules import Expected
 from ingest.registry_tables import (
     TABLES,
     Files,
@@ -54,7 +55,12 @@ _WIDTHS: Final = {"text": 20, "timestamptz": 28}
 
 
 class _Refused(Exception):
-    """A workbook that is not read at all; the text says why."""
+    """A workbook that is not read at all."""
+
+    def __init__(self, code: str, **params: str | int) -> None:
+        """Say why: a code of `RULES`, and what its texts name."""
+        super().__init__(code)
+        self.expected = Expected(code, **params)
 
 
 class _CellRead(Protocol):
@@ -95,10 +101,10 @@ def read_file(path: Path, name: str, files: Files, problems: Problems) -> None:
             for sheet in book.worksheets:
                 _read_sheet(name, sheet, merged.get(sheet.title, ()), files, problems)
     except OSError as error:
-        problems.add(Where(name), f"cannot read: {error.strerror}")
+        problems.add(Where(name), Expected("file.unreadable", error=str(error.strerror)))
         files.whole = False
     except _Refused as refused:
-        problems.add(Where(name), str(refused))
+        problems.add(Where(name), refused.expected)
         files.whole = False
 
 
@@ -157,14 +163,14 @@ def _inspect(path: Path) -> Mapping[str, Sequence[str]]:
     try:
         with path.open("rb") as stream:
             if stream.read(len(_OLE)) == _OLE:
-                raise _Refused("is an old workbook or has a password: save it as .xlsx without one")
+                raise _Refused("book.old")
         with zipfile.ZipFile(path) as archive:
             _bound(archive)
             return {title: _merged(archive, part) for title, part in _sheets(archive).items()}
     except OSError as error:
-        raise _Refused(f"cannot read: {error.strerror}") from None
+        raise _Refused("file.unreadable", error=str(error.strerror)) from None
     except _BROKEN as error:
-        raise _Refused(f"is not a workbook, or a broken one: {error}") from None
+        raise _Refused("book.broken", error=str(error)) from None
 
 
 # What reading a damaged archive, or one that is none, ends in.
@@ -185,30 +191,30 @@ def _bound(archive: zipfile.ZipFile) -> None:
     parts = archive.infolist()
     names = [part.filename for part in parts]
     if len(parts) > PARTS_MAX:
-        raise _Refused(f"has more than {PARTS_MAX} parts")
+        raise _Refused("book.parts", max=PARTS_MAX)
     if any(part.flag_bits & 1 for part in parts):
-        raise _Refused("has a password: save it without one")
+        raise _Refused("book.password")
     # A part that holds more than it declares is cut there and fails its checksum.
     if sum(part.file_size for part in parts) > UNPACKED_BYTES_MAX:
-        raise _Refused(f"unpacks to more than {UNPACKED_BYTES_MAX // 2**20} MiB: use CSV")
+        raise _Refused("book.unpacked", max_mib=UNPACKED_BYTES_MAX // 2**20)
     if len(names) != len(set(names)):
-        raise _Refused("has two parts of one name")
+        raise _Refused("book.parts_alike")
     if "[Content_Types].xml" not in names or "xl/workbook.xml" not in names:
-        raise _Refused("is not a workbook: save it as .xlsx or CSV UTF-8")
+        raise _Refused("book.none")
     types = archive.read("[Content_Types].xml")
     if b"macroenabled" in types.lower() or any(
         "vbaproject" in n.lower() or "macrosheets" in n.lower() for n in names
     ):
-        raise _Refused("holds macros: save it as .xlsx")
+        raise _Refused("book.macros")
     for name in names:
         if name.endswith((".xml", ".rels")):
             with archive.open(name) as part:
                 prologue = part.read(_PROLOGUE_BYTES)
             if any(doctype in prologue for doctype in _DOCTYPES):
-                raise _Refused(f"declares a document type in {name}, which no workbook needs")
+                raise _Refused("book.doctype", part=name)
     texts = sum(archive.getinfo(name).file_size for name in _text_parts(types))
     if texts > TEXTS_BYTES_MAX:
-        raise _Refused(f"holds more than {TEXTS_BYTES_MAX // 2**20} MiB of text: use CSV")
+        raise _Refused("book.texts", max_mib=TEXTS_BYTES_MAX // 2**20)
 
 
 def _text_parts(types: bytes) -> Iterator[str]:
@@ -253,7 +259,7 @@ def _open(stream: BinaryIO) -> _Book:
             warnings.simplefilter("ignore")  # about styles and extensions that nobody needs here
             return cast("_Book", load_workbook(stream, read_only=True, keep_links=False))
     except Exception as error:  # noqa: BLE001 - a library that knows good workbooks only
-        raise _Refused(f"is not a workbook, or a broken one: {error}") from None
+        raise _Refused("book.broken", error=str(error)) from None
 
 
 def _read_sheet(
@@ -268,8 +274,8 @@ def _read_sheet(
         files.whole = False
         return
     if merged:
-        rule = f"merged cells {merged[0]}: take them apart"
-        problems.add(Where(name, _first_row(merged[0]), sheet.title), rule)
+        expected = Expected("sheet.merged", cells=merged[0])
+        problems.add(Where(name, _first_row(merged[0]), sheet.title), expected)
         files.whole = False
     letters = {
         column.name: get_column_letter(number)
@@ -278,12 +284,12 @@ def _read_sheet(
     for count, (number, cells) in enumerate(rows, start=1):
         where = Where(name, number, sheet.title, letters)
         if count > ROWS_MAX:
-            problems.add(where, f"more than {ROWS_MAX} rows: use CSV")
+            problems.add(where, Expected("sheet.rows", max=ROWS_MAX))
             files.whole = False
             return
         width = len(header.columns)
         if any(cell.value is not None for cell in cells[width:]):
-            problems.add(where, f"has cells beyond its {width} columns")
+            problems.add(where, Expected("row.beyond", columns=width))
             files.whole = False
             continue
         texts = _texts(where, cells[:width], header, problems)
@@ -308,13 +314,13 @@ def _rows(sheet: _Sheet) -> Generator[tuple[int, Sequence[_CellRead]]]:
                 warnings.simplefilter("ignore")
                 cells = next(rows, None)
         except Exception as error:  # noqa: BLE001 - see `_open`
-            raise _Refused(f"sheet {sheet.title!r}: broken: {error}") from None
+            raise _Refused("sheet.broken", sheet=sheet.title, error=str(error)) from None
         if cells is None:
             return
         number += 1
         count += len(cells)
         if count > CELLS_MAX:
-            raise _Refused(f"sheet {sheet.title!r}: more than {CELLS_MAX} cells: use CSV")
+            raise _Refused("sheet.cells", sheet=sheet.title, max=CELLS_MAX)
         if any(cell.value is not None for cell in cells):
             yield number, cells
 
@@ -331,7 +337,7 @@ def _read_header(
     number, cells = first
     where = Where(name, 1, title)
     if number != 1:
-        problems.add(where, "the first row is empty: put the header there")
+        problems.add(where, Expected("header.empty"))
         return None
     names = ["" if cell.value is None else str(cell.value).strip().lower() for cell in cells]
     while not names[-1]:
@@ -341,7 +347,8 @@ def _read_header(
         (table for table in TABLES if title.strip().lower() in (table.name, table.file)), None
     )
     if header is not None and named is not None and named is not header.table:
-        problems.add(where, f"has the header of {header.table.file}, not of {named.file}")
+        expected = Expected("header.other", found=header.table.file, wanted=named.file)
+        problems.add(where, expected)
         return None
     return header
 
@@ -357,15 +364,16 @@ def _texts(
             case None:
                 text = ""
             case _ if cell.data_type == "f":
-                problems.add(where, "is a formula: put its value there", column=column.name)
+                problems.add(where, Expected("cell.formula"), column=column.name)
                 continue
             case _ if cell.data_type == "e":
-                problems.add(where, "is an error", column=column.name, value=str(cell.value))
+                expected = Expected("cell.error")
+                problems.add(where, expected, column=column.name, value=str(cell.value))
                 continue
             case bool() as value:
                 text = str(value).upper()
             case int() | float() as value if column.sql_type == "text" and value >= _EXACT_MAX:
-                expected = "is a number, cut to 15 digits: make the column text and type it again"
+                expected = Expected("cell.cut")
                 problems.add(where, expected, column=column.name, value=str(value))
                 continue
             case float() as value:

@@ -75,7 +75,7 @@ def fitting(plans: Iterable[Plan], severity: Severity, rule: str) -> Plan | None
 def is_for_cases(beginning: str) -> bool:
     """Whether alerts of a rule that begins so are ever in a case."""
     known = (rule.id for rule in DEFAULT_RULES if part_of(rule.id) is not None)
-    return beginning.startswith("alarm.") or any(rule.startswith(beginning) for rule in known)
+    return any(rule.startswith(beginning) for rule in known)
 
 
 def is_life_safety(beginning: str) -> bool:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from edge_agent.messages import Lane
 from ingest.conditions import Condition as When
@@ -76,7 +77,7 @@ class Rule(BaseModel):
     @classmethod
     def _needs_a_limit(cls, clear: float | None, info: ValidationInfo) -> float | None:
         if clear is not None and info.data.get("limit") is None:
-            raise ValueError("clear without a limit")
+            raise PydanticCustomError("rule.clear_alone", "clear without a limit")
         return clear
 
     @property
@@ -101,12 +102,22 @@ class Rule(BaseModel):
 
 
 class RuleError(ValueError):
-    """A definition that does not fit: the rule, the parameter, and what is wrong with it."""
+    """A definition that does not fit: the rule, the parameter, and what is wrong with it.
 
-    def __init__(self, rule: str, parameter: str, problem: str) -> None:
+    Attributes:
+        code: What is wrong, for programs: ``field.missing``, ``rule.not_settable``,
+            ``rule.clear_alone``, or ``rule.parameter`` for all else.
+        bounds: What would be allowed, and for ``rule.parameter`` the sentence.
+    """
+
+    def __init__(
+        self, rule: str, parameter: str, problem: str, code: str = "", **bounds: str
+    ) -> None:
         """Keep them apart from the sentence."""
         super().__init__(f"rules.{rule}{'.' if parameter else ''}{parameter}: {problem}")
-        self.rule, self.parameter, self.problem = rule, parameter, problem
+        self.rule, self.parameter = rule, parameter
+        self.code = code or "rule.parameter"
+        self.bounds: Mapping[str, str] = bounds if code else {"problem": problem}
 
 
 class Version(NamedTuple):
@@ -146,18 +157,20 @@ def tuned(rule_id: str, inherited: Rule | None, definition: Mapping[str, Any]) -
     for parameter in definition:
         if parameter not in may_be_set:
             known = ", ".join(sorted(may_be_set))
-            raise RuleError(rule_id, parameter, f"cannot be set; there are {known}")
+            problem = f"cannot be set; there are {known}"
+            raise RuleError(rule_id, parameter, problem, "rule.not_settable", known=known)
     before = {} if inherited is None else dict(inherited)
     if is_custom(rule_id):
         for parameter in ("kind", "name", "when"):
             if definition.get(parameter, before.get(parameter)) is None:
-                raise RuleError(rule_id, parameter, "is required")
+                raise RuleError(rule_id, parameter, "is required", "field.missing")
     try:
         return Rule.model_validate({**before, **definition, "id": rule_id})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RuleError(rule_id, where, first["msg"]) from None
+        code = first["type"] if first["type"].startswith("rule.") else ""
+        raise RuleError(rule_id, where, first["msg"], code) from None
 
 
 class Rules:

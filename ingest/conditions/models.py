@@ -7,7 +7,7 @@ in seconds of device time. `docs/rules.md` explains each with an example.
 
 import re
 from datetime import time
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from edge_agent.kinds.alarm import Phase
 from edge_agent.kinds.base import CODE_PATTERN
 
 # Longer than any window that a person would wait for, short enough to be replayed.
@@ -212,7 +213,7 @@ class Event(_Model):
         default=None, description="device class, where a cell's devices of several are asked"
     )
     events: Words
-    phases: Words | None = Field(default=None, description="alarms: raised, restored, test")
+    phases: Words | None = Field(default=None, description=f"alarms: {', '.join(get_args(Phase))}")
     ends: Ends | None = None
     holds_s: Seconds | None = None
 

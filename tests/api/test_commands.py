@@ -12,7 +12,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from api.__main__ import cli
 from api.people import Passwords, digest
 from tests.services import Broker
 
@@ -175,3 +177,16 @@ def test_serve_tells_that_the_database_is_gone(config: Path) -> None:
     assert done.returncode == 3
     assert "database: cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["serve", "person add", "token add"])
+def test_the_configuration_is_where_ingest_looks_for_it(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LINLI_CONFIG", raising=False)
+    whom = [] if verb == "serve" else ["sun", "--role", "police", "--area", "c02"]
+    for environment, file in ({}, "linli.toml"), ({"LINLI_CONFIG": "other.toml"}, "other.toml"):
+        ended = CliRunner().invoke(cli, [*verb.split(), *whom], env=environment)
+        assert ended.exit_code == 2
+        assert ended.stderr.startswith(f"{file}: cannot read: ")

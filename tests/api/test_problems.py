@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -182,6 +183,7 @@ async def test_bad_question_is_told_where_and_what_is_allowed(
         assert (error["pointer"], error["code"]) == (pointer, code)
         assert error["message"]
         assert "{" not in error["message"] and "…" not in error["message"]
+        assert tongue == "en" or not re.search(r"[a-z]'? [a-z]", error["message"])
         if bounds is not None:
             assert error == {
                 "pointer": pointer,

@@ -221,70 +221,89 @@ async def test_an_export_may_be_of_one_table(city: Api) -> None:
 # -- what is wrong
 
 _AREA = "area,parent,level,name"
+# What every mistake tells.
+MISTAKE = {"pointer", "code", "message", "place", "file", "row", "column", "rule"}
 _LAMP = "device,kind,gateway,area,programme\nc01-lamp-001,lamp,gw-c01-a,c01-g01"
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "row", "column", "rule"),
+    ("name", "text", "row", "column", "code", "rule"),
     [
         pytest.param(
             "population.csv",
             "area,from,to,residents\nc01,2026-01-01,2026-07-01,9\nc01,2026-06-01,,9\n",
-            3, "from", "overlaps the figure from 2026-01-01 to 2026-07-01", id="overlap",
+            3, "from", "population.overlap",
+            "overlaps the figure from 2026-01-01 to 2026-07-01", id="overlap",
         ),
         pytest.param(
             "population.csv", "area,from,residents\nc01,2026-01-01,0\n",
-            2, "residents", "expected a whole number from 1 to 2147483647", id="nobody",
+            2, "residents", "number.whole",
+            "expected a whole number from 1 to 2147483647", id="nobody",
         ),
         pytest.param(
             "population.csv", "area,from,residents\nc01,2026-01-01,-2000\n",
-            2, "residents", "expected a whole number from 1 to 2147483647", id="negative",
+            2, "residents", "number.whole",
+            "expected a whole number from 1 to 2147483647", id="negative",
         ),
         pytest.param(
             "devices.csv", "device,kind,gateway,area,rated_power_w\n"
             "c01-lamp-001,lamp,gw-c01-a,c01,-60\n",
-            2, "rated_power_w", "expected a number above 0 and at most 5000", id="negative-power",
+            2, "rated_power_w", "number.above",
+            "expected a number above 0 and at most 5000", id="negative-power",
         ),
         pytest.param(
             "devices.csv", f"{_LAMP},sun+720-720\n",
-            2, "programme", "never lights: no night at community 'c01' is long enough",
+            2, "programme", "programme.night",
+            "never lights: no night at community 'c01' is long enough",
             id="never-lights",
         ),
         pytest.param(
             "devices.csv", f'{_LAMP},"sun@100,23:00@10"\n',
-            2, "programme",
+            2, "programme", "programme",
             "expected sun, sun+15-10, always or 18:00-06:00, with levels sun@100,23:00@50",
             id="level",
         ),
         pytest.param(
             "areas.csv", f"{_AREA},programme\nc01,city,community,梧桐苑,sun+720-720\n",
-            2, "programme", "never lights: no night at community 'c01' is long enough",
+            2, "programme", "programme.night",
+            "never lights: no night at community 'c01' is long enough",
             id="area-never-lights",
         ),
         pytest.param(
             "areas.csv", f"{_AREA}\nc01,c01,community,梧桐苑\n",
-            2, "parent", "the areas form a circle: c01 > c01", id="its-own-parent",
+            2, "parent", "area.circle", "the areas form a circle: c01 > c01", id="its-own-parent",
         ),
         pytest.param(
             "areas.csv", f"{_AREA}\nc01,c01-g01,community,梧桐苑\n",
-            2, "parent", "the areas form a circle: c01 > c01-g01 > c01", id="its-own-ancestor",
+            2, "parent", "area.circle",
+            "the areas form a circle: c01 > c01-g01 > c01", id="its-own-ancestor",
         ),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dry_run", [True, False])
 async def test_a_mistake_is_named_and_nothing_is_applied(
-    own_city: Api, name: str, text: str, row: int, column: str, rule: str, dry_run: bool
+    own_city: Api,
+    name: str,
+    text: str,
+    row: int,
+    column: str,
+    code: str,
+    rule: str,
+    dry_run: bool,
 ) -> None:
     before = everything(own_city.dsn)
     # A good file beside it is not applied either.
     good = {"gateways.csv": "gateway,community,name\ngw-c01-a,c01,新名\n"}
-    answer = await post(own_city.client("root"), good | {name: text}, dry_run=dry_run)
+    client = own_city.client("root", **{"Accept-Language": "en"})
+    answer = await post(client, good | {name: text}, dry_run=dry_run)
     error = is_problem(answer, 422, "registry.refused")["errors"][0]
     value = error.pop("value")
     assert value in text
+    # What the sentence names stands beside it, too.
+    assert all(str(error.pop(name)) in rule for name in error.keys() - MISTAKE)
     assert error == {
         "pointer": f"/body/{name}/{row}/{column}",
-        "code": "registry.rule",
+        "code": f"registry.{code}",
         "message": rule,
         "place": f"{name}:{row}",
         "file": name,
@@ -293,6 +312,30 @@ async def test_a_mistake_is_named_and_nothing_is_applied(
         "rule": rule,
     }
     assert everything(own_city.dsn) == before
+
+
+async def test_a_mistake_is_told_in_the_readers_language(city: Api) -> None:
+    files = {
+        "areas.csv": f"{_AREA},latitude,longitude\nc01,city,community,,121,31\n",
+        "devices.csv": "device,kind,gateway,area\nx,robot,gw-c01-a,c01\n",
+    }
+    told: dict[str, list[str]] = {}
+    for language in ("zh-CN", "en"):
+        client = city.client("root", **{"Accept-Language": language})
+        errors = is_problem(await post(client, files), 422, "registry.refused")["errors"]
+        told[language] = [error["message"] for error in errors]
+        told["rule"] = [error["rule"] for error in errors]
+    assert told["zh-CN"] == [
+        "不得为空",
+        "须为 -90 至 90 的数；纬度与经度是否填反？",
+        "须为以下之一：lamp, bin, gate, alarm",
+    ]
+    assert told["en"] == [
+        "must not be empty",
+        "expected a number from -90 to 90; latitude and longitude swapped?",
+        "expected one of lamp, bin, gate, alarm",
+    ]
+    assert told["rule"] == told["en"]
 
 
 async def test_a_gateways_life_is_tried_out_imported_and_exported(own_city: Api) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import psycopg
@@ -147,10 +148,10 @@ def asks(**when: object) -> dict[str, object]:
         ("bin.full", {"on_delay_s": -1}, "/on_delay_s", "value.range"),
         ("bin.full", {"limits": 5}, "/limits", "field.unknown"),
         ("bin.full", {"life_safety": False}, "/life_safety", "field.unknown"),
-        ("bin.full", {"when": WHEN}, "/when", "rule.parameter"),
-        ("lamp.dark", {"clear": 5}, "/clear", "rule.parameter"),
-        ("custom.a", {"severity": "info"}, "/kind", "rule.parameter"),
-        ("custom.a", own(limit=5), "/limit", "rule.parameter"),
+        ("bin.full", {"when": WHEN}, "/when", "rule.not_settable"),
+        ("lamp.dark", {"clear": 5}, "/clear", "rule.clear_alone"),
+        ("custom.a", {"severity": "info"}, "/kind", "field.missing"),
+        ("custom.a", own(limit=5), "/limit", "rule.not_settable"),
         ("custom.a", own(kind="toaster"), "/when", "kind.unknown"),
         ("custom.a", own(name={"en": "x"}), "/name/zh-CN", "field.missing"),
         ("custom.a", asks(type="threshold", field="fil", above=1), "/when/field", "field.unknown"),
@@ -187,8 +188,10 @@ async def test_a_mistake_is_told_with_its_place_and_changes_nothing(
     rules_city: Api, rule: str, definition: dict[str, object], pointer: str, code: str
 ) -> None:
     before = kept(rules_city)
-    told = errors(await put(rules_city, "root", "c02", rule, definition))
-    assert told == [(f"/body/definition{pointer}", code)]
+    answer = await put(rules_city, "root", "c02", rule, definition)
+    assert errors(answer) == [(f"/body/definition{pointer}", code)]
+    (message,) = (error["message"] for error in answer.json()["errors"])
+    assert not re.search(r"[a-z]'? [a-z]", message), "no English within zh-CN"
     assert kept(rules_city) == before
 
 
@@ -256,6 +259,7 @@ async def test_a_rule_is_tried_before_it_is_kept(rules_city: Api) -> None:
     assert answer.status_code == 200, answer.text
     told = answer.json()
     assert (told["alerts"], told["noisiest"]) == (1, {"c01-lamp-001": 1})
+    assert told["until"] == "2026-11-22T00:00:00.000Z"
     assert kept(rules_city) == before
     turned = {"from": THIS_WEEK["to"], "to": THIS_WEEK["from"]}
     wrong = await client.post(path, json={"definition": lamp, **turned})
@@ -271,6 +275,31 @@ async def test_a_rule_is_tried_before_it_is_kept(rules_city: Api) -> None:
     assert errors(untold) == [("/body/definition/when", "state.no_history")]
     none = await client.post(built_in, json={"definition": {"limit": 80}, **THIS_WEEK})
     assert errors(none) == [("/body/definition/when", "rule.no_condition")]
+
+
+async def test_a_dry_run_tells_up_to_when_history_was_asked(own_city: Api) -> None:
+    with psycopg.connect(own_city.dsn, autocommit=True) as conn:
+        # As with `reading_index = "after-close"`: what is not closed yet has no index.
+        conn.execute(
+            """
+            DO $$
+            DECLARE one regclass;
+            BEGIN
+                FOR one IN SELECT i.indexrelid
+                           FROM timescaledb_information.chunks AS c
+                           JOIN pg_index AS i ON i.indrelid =
+                                format('%I.%I', c.chunk_schema, c.chunk_name)::regclass
+                           WHERE c.hypertable_name = 'reading_lamp'
+                             AND c.range_start >= '2026-11-21T00:00:00Z' LOOP
+                    EXECUTE format('DROP INDEX %s', one);
+                END LOOP;
+            END $$
+            """
+        )
+    lamp = {**OWN, "kind": "lamp", "when": {"type": "threshold", "field": "power_w", "above": 40}}
+    path, body = "/api/v1/areas/c01/rules/custom.late/dry-run", {"definition": lamp, **THIS_WEEK}
+    told = (await own_city.client("wang").post(path, json=body)).json()
+    assert told["until"] == "2026-11-21T00:00:00.000Z"
 
 
 async def test_the_catalogue_names_fields_types_and_units(rules_city: Api) -> None:

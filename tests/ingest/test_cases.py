@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ingest.cases import (
     NATURES,
+    PARTS,
     SEVERITIES,
     Abort,
     Action,
@@ -144,10 +145,9 @@ class TestBelongs:
                 assert part is not None, one.id
                 assert part.opens, one.id
 
-    def test_an_alarm_that_an_installation_adds_is_taken_seriously(self) -> None:
-        part = part_of("alarm.glass_break")
-        assert part is not None
-        assert (part.nature, part.opens) == ("crime", True)
+    def test_only_rules_that_exist_have_a_part_in_cases(self) -> None:
+        assert PARTS.keys() <= {one.id for one in DEFAULT_RULES}
+        assert part_of("alarm.glass_break") is None
 
 
 _SIGNALS = st.builds(

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import pytest
 
+from edge_agent.messages import REASONS, Lane
 from ingest.conditions.fields import KINDS, STATES, fields_of
 from ingest.indicators.repairs import DEFAULT_CLASSES
 from ingest.registry_tables import LEVELS, LIVES
@@ -29,4 +30,7 @@ def test_every_field_and_every_word_has_a_name(language: str) -> None:
                 needed.add(f"field.{name}")
                 words = TRUTHS if type_.is_a == "truth" else type_.words
                 needed |= {f"value.{name}.{word}" for word in words}
+    # What an alert says of messages: why they were refused, on which lane they are missing.
+    needed |= {f"value.reason.{reason}" for reason in REASONS}
+    needed |= {f"value.lane.{lane}" for lane in (*get_args(Lane), "aggregate")}
     assert not needed - names.keys()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Alert, DeviceChange, Overview } from '../src/api/types';
+import type { Alert, CaseRow, DeviceChange, Overview } from '../src/api/types';
 
 export function alert(changes: Partial<Alert> = {}): Alert {
   return {
@@ -36,6 +36,34 @@ export function alert(changes: Partial<Alert> = {}): Alert {
     quiet: false,
     stale: false,
     rule_name: null,
+    ...changes,
+  };
+}
+
+export function caseRow(changes: Partial<CaseRow> = {}): CaseRow {
+  return {
+    id: 'k1',
+    nature: 'crime',
+    rule: 'gate.forced',
+    severity: 'major',
+    severity_set: false,
+    state: 'open',
+    outcome: null,
+    duplicate_of: null,
+    merged_into: null,
+    split_from: null,
+    assignee: null,
+    area: 'c01-g01',
+    community: 'c01',
+    alert_count: 1,
+    note_count: 0,
+    aborted: false,
+    incident: null,
+    first_at: '2026-11-21T10:00:00.000Z',
+    last_at: '2026-11-21T10:00:00.000Z',
+    opened_at: '2026-11-21T10:00:00.300Z',
+    changed_at: '2026-11-21T10:00:00.300Z',
+    version: 1,
     ...changes,
   };
 }

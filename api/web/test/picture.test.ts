@@ -9,7 +9,7 @@ import {
   withAllAlerts,
   withDelta,
 } from '../src/live/picture';
-import { alert, change, overview } from './fixtures';
+import { alert, caseRow, change, overview } from './fixtures';
 
 const AT = '2026-11-21T10:00:00.000Z';
 
@@ -143,4 +143,11 @@ test('a gateway falls silent without waiting for the next overview', () => {
   const before = fromSnapshot(snapshot());
   const after = withDelta(before, delta({ gateways: [{ gateway: 'gw-c01-a', silent: true }] }));
   expect(after.overview.gateways[0]).toMatchObject({ silent: true, version: '0.1.0' });
+});
+
+test('cases are told, and change nothing of what is shown', () => {
+  const told = fromSnapshot(snapshot({ alerts: [alert()], cases: [caseRow()] }));
+  expect(told).toEqual(fromSnapshot(snapshot({ alerts: [alert()] })));
+  const joined = delta({ cases: [caseRow({ version: 2 })], cases_gone: ['k2'] });
+  expect(withDelta(told, joined)).toEqual(told);
 });

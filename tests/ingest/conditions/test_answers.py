@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pytest
 
+from edge_agent.kinds.alarm import Phase
 from ingest.conditions import Told
+from ingest.conditions.models import Event
 from tests.ingest.conditions.telling import CHENGDU, Asking, at, event, reading
 
 FULL = {"type": "threshold", "field": "fill_pct", "above": 90.0, "clear": 70.0}
@@ -132,6 +134,13 @@ class TestEvents:
         asking = Asking("alarm", said)
         assert asking.ask(event("alarm", 0, "smoke", phase="test")) is None
         assert asking.ask(event("alarm", 1, "smoke", phase="raised")) is True
+
+    @pytest.mark.parametrize("phase", get_args(Phase))
+    def test_every_phase_of_an_alarm_can_be_asked_for(self, phase: str) -> None:
+        said = {"type": "event", "events": ["smoke"], "phases": [phase], "holds_s": 9.0}
+        asking = Asking("alarm", said)
+        assert asking.ask(event("alarm", 0, "smoke", phase=phase)) is True
+        assert phase in (Event.model_fields["phases"].description or "")
 
     def test_an_expression_reads_an_event(self) -> None:
         asking = Asking("bin", {"type": "expression", "expression": "event.weight_kg > 20"})

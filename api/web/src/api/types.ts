@@ -349,19 +349,56 @@ export type HistoryRow = Readonly<Record<string, unknown>> & {
   readonly received_at: string;
 };
 
+export type CaseNature = 'duress' | 'fire' | 'crime' | 'nuisance';
+export type CaseState = 'open' | 'confirmed' | 'closed';
+export type CaseOutcome = 'false_alarm' | 'test' | 'duplicate' | 'equipment_fault' | 'withdrawn';
+
+/** Alerts that tell of one thing, and what was found; `rule` is that of the worst of them. */
+export interface CaseRow {
+  readonly id: string;
+  readonly nature: CaseNature;
+  readonly rule: string;
+  readonly severity: Severity;
+  /** By a person. */
+  readonly severity_set: boolean;
+  readonly state: CaseState;
+  readonly outcome: CaseOutcome | null;
+  readonly duplicate_of: string | null;
+  readonly merged_into: string | null;
+  readonly split_from: string | null;
+  readonly assignee: string | null;
+  readonly area: string;
+  readonly community: string;
+  readonly alert_count: number;
+  readonly note_count: number;
+  /** A valid code was entered after one of its alerts. */
+  readonly aborted: boolean;
+  readonly incident: string | null;
+  readonly first_at: string;
+  readonly last_at: string;
+  readonly opened_at: string;
+  readonly changed_at: string;
+  readonly version: number;
+}
+
+/** `cases` are the open ones, for the police and whoever answers for all; else none. */
 export interface Snapshot {
   readonly cursor: string;
   readonly at: string;
   readonly overview: Overview;
   readonly alerts: readonly Alert[];
+  readonly cases?: readonly CaseRow[];
   readonly feed?: readonly (DeviceChange | Alert)[];
 }
 
+/** `cases_gone` are ids of cases told before that are not of the area any more. */
 export interface Delta {
   readonly cursor: string;
   readonly at: string;
   readonly devices?: readonly DeviceChange[];
   readonly alerts?: readonly Alert[];
+  readonly cases?: readonly CaseRow[];
+  readonly cases_gone?: readonly string[];
   readonly gateways?: readonly (Partial<Gateway> & { readonly gateway: string })[];
 }
 

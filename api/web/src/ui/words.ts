@@ -25,9 +25,11 @@ export function alertDetail(alert: Pick<Alert, 'rule' | 'params'>): string | nul
   return named(key, '', params);
 }
 
-/** What mutes an alert by design: `gateway:gw-7`, `window:…`. */
+/** What mutes an alert by design: `gateway:gw-7`, `circuit:c01/c01-a`, `window:…`. */
 export function causeName(cause: string): string {
-  const [kind = '', id = ''] = cause.split(/:(.*)/);
+  const [kind = '', key = ''] = cause.split(/:(.*)/);
+  // A circuit's name is its own within its community only; which one is told beside it.
+  const id = kind === 'circuit' ? key.slice(key.indexOf('/') + 1) : key;
   return named(`cause.${kind}`, cause, { id });
 }
 
@@ -63,6 +65,8 @@ export function valueWord(name: string, value: unknown): string {
     return unit === '' ? number : `${number} ${unit}`;
   }
   const raw = String(value);
+  // A detector's zone may be a grid cell, which people know by its name.
+  if (name === 'zone') return areaName(raw);
   return named(`value.${name}.${raw}`, raw);
 }
 

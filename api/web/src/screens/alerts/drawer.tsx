@@ -14,15 +14,13 @@ import {
   alertDetail,
   alertTitle,
   causeName,
-  fieldName,
   kindName,
   placeName,
-  shownValues,
   subjectName,
-  valueWord,
 } from '../../ui/words';
 import { mayAcknowledge } from './rights';
 import { AlertState } from './row';
+import { seenValues } from './seen';
 
 interface Props {
   readonly id: string;
@@ -212,7 +210,6 @@ function Put({ what, aside }: { what: string; aside: Aside }) {
 }
 
 function Seen({ alert }: { alert: Alert }) {
-  const seen = shownValues(alert.params);
   return (
     <>
       <h3>{t('alerts.seen')}</h3>
@@ -224,10 +221,10 @@ function Seen({ alert }: { alert: Alert }) {
             <code class="muted small">{alert.rule}</code>
           </dd>
         </div>
-        {seen.map(([name, value]) => (
+        {seenValues(alert).map(({ name, label, word }) => (
           <div key={name}>
-            <dt>{fieldName(name)}</dt>
-            <dd>{valueWord(name, value)}</dd>
+            <dt>{label}</dt>
+            <dd>{word}</dd>
           </div>
         ))}
       </dl>
