@@ -15,7 +15,6 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from itertools import product
 from pathlib import Path
 from typing import Annotated, TypeVar
 from uuid import UUID
@@ -159,25 +158,49 @@ def retire(
     from ingest.consumer import forget_session
 
     settings = _load(config)
+    folder = settings.ingest.certificates
     with _connect(settings) as conn:
-        for lane, n in product(sorted(LANES), members):
-            identity = pki.identity_of(lane, n)
-            if settings.identity(identity)[0].exists():
-                if not claim(conn, identity):
-                    raise OperatorError(f"{identity} runs: stop it first")
-                if not forget_member(conn, member_row(lane, identity)):
-                    raise OperatorError(
-                        f"{identity} was killed, and held states back: start those who take over"
-                        " its partitions first"
-                    )
-                forget_session(
-                    identity,
-                    settings.broker.host,
-                    settings.broker.port,
-                    ca=settings.broker.ca,
-                    certificates=settings.ingest.certificates,
+        rows = {row for (row,) in conn.execute("SELECT lane FROM ingest_lane")}
+        found: dict[str, str] = {}
+        problems: list[str] = []
+        for n in members:
+            identities = {lane: pki.identity_of(lane, n) for lane in sorted(LANES)}
+            of_member = {
+                identity: row
+                for lane, identity in identities.items()
+                if (row := member_row(lane, identity)) in rows
+                or settings.identity(identity)[0].exists()
+            }
+            found |= of_member
+            if not of_member:
+                problems.append(
+                    f"member {n}: nothing to retire: {folder} holds no certificate of it, and the"
+                    " database knows nothing of it"
                 )
-                print(f"retired {identity}")
+        if problems:
+            raise ConfigError(problems)
+        for identity, row in found.items():
+            if not claim(conn, identity):
+                raise OperatorError(f"{identity} runs: stop it first")
+            if not forget_member(conn, row):
+                raise OperatorError(
+                    f"{identity} was killed, and held states back: start those who take over"
+                    " its partitions first"
+                )
+            if not settings.identity(identity)[0].exists():
+                print(
+                    f"retired {identity}, in the database alone: {folder} holds no certificate of"
+                    " it, and the broker forgets it after a week by itself"
+                )
+                continue
+            forget_session(
+                identity,
+                settings.broker.host,
+                settings.broker.port,
+                ca=settings.broker.ca,
+                certificates=folder,
+            )
+            print(f"retired {identity}")
 
 
 @app.command("migrate")

@@ -4,6 +4,10 @@
 A thread beside the lanes. It makes a few messages out of what the tables say is still to be told,
 keeps them until the province acknowledged them after its COMMIT, and makes the next. So an outage
 of days costs a few messages in a table and nothing else, and whatever is sent twice is stored once.
+
+Before it goes on after a start or a break, it says the stream's first message once more: the answer
+tells how far the province has the stream. A database that went back, here or there, shows by that,
+and everything is told again.
 """
 
 import contextlib
@@ -34,7 +38,7 @@ from edge_agent.messages import Ack, Aggregate, PayloadError, Status, encode, pa
 from ingest import metrics
 from ingest.config import Province
 from ingest.errors import Unavailable
-from ingest.store import claim, connect, driver_errors, province
+from ingest.store import Course, claim, connect, course, driver_errors, province
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ RESEND_S: Final = 20.0
 # Where the broker says that nobody hears what it was given, or that it will not take it.
 UNHEARD_RESEND_S: Final = 2.0
 _NO_MATCHING_SUBSCRIBERS: Final = 0x10
+# For how long the province must say that it has less than it had: a broker may repeat old answers.
+_DOUBT_S: Final = 3.0
 _IDLE_S: Final = 0.5
 _RETRY_S: Final = 5.0
 _KEEPALIVE_S: Final = 30
@@ -184,7 +190,11 @@ class FederationKeeper:
         self._link = Link(config, self._heard)
         self._stopping = threading.Event()
         self._stream = ""
-        # Of the monotonic clock.
+        self._course: Course | None = None
+        # Whether the province said, since we began or connected, how far it has the stream.
+        self._is_answered = False
+        # Of the monotonic clock. Since when it says that it has less than it had.
+        self._less_since: float | None = None
         self._moved_at = 0.0
         self._said_at: float | None = None
         self._areas_at: float | None = None
@@ -216,9 +226,18 @@ class FederationKeeper:
     def _begin(self, conn: psycopg.Connection) -> None:
         if not claim(conn, "federation"):
             raise Unavailable("another ingest tells the province, waiting for it")
+        present = course(conn)
+        if self._course is not None and present.is_before(self._course):
+            raise Unavailable("an old primary came back: fence it (restart ingest if it is meant)")
+        self._course = present
         self._stream = province.begin(conn, self._config.city, self._config.level).stream
-        self._sent.clear()
         self._areas_at = None
+        self._ask()
+
+    def _ask(self) -> None:
+        """Say nothing new before the province said how far it has the stream."""
+        self._is_answered, self._less_since = False, None
+        self._sent.clear()
 
     def _turn(self, conn: psycopg.Connection) -> None:
         """Do one round: hear, note, send; then wait for something to hear."""
@@ -239,7 +258,7 @@ class FederationKeeper:
 
     def _take(self, conn: psycopg.Connection, ack: Ack | None) -> None:
         if ack is None:  # a new connection: what was on its way may be lost
-            self._sent.clear()
+            self._ask()
             self._said_at = None
             return
         if not province.know_epoch(conn, ack.epoch):
@@ -253,10 +272,37 @@ class FederationKeeper:
         own = [one for one in ack.rejected if one.stream == self._stream]
         if upto is None and not own:
             return
+        if upto is not None and self._went_back(conn, upto):
+            return
         done = province.settle(conn, self._stream, upto or 0, own, datetime.now(UTC))
         if done:
             self._moved_at = time.monotonic()
             metrics.TOLD.inc(done)
+            if not self._is_answered:
+                self._sent.clear()  # that was the answer to what was on its way: ask again
+        elif upto is not None and self._less_since is None:
+            self._is_answered = True
+
+    def _went_back(self, conn: psycopg.Connection, upto: int) -> bool:
+        """Return whether a database forgot what was told; then everything is told again."""
+        known, now = province.load(conn), time.monotonic()
+        if known is None:
+            return False
+        if upto < known.acknowledged:
+            self._is_answered = False
+            if self._less_since is None:
+                self._less_since = now
+            if now - self._less_since < _DOUBT_S:
+                return False
+            log.warning("the province's database went back, it is told everything again")
+        elif upto < known.next_seq:
+            self._less_since = None
+            return False
+        else:
+            log.warning("our database went back, the province is told everything again")
+        province.renew(conn, known.province_epoch)
+        self._begin(conn)
+        return True
 
     def _note(self, conn: psycopg.Connection) -> bool:
         """Note what is to be told and was not noted yet: areas, then a week of history.
@@ -278,17 +324,22 @@ class FederationKeeper:
         return noted is not None
 
     def _send(self, conn: psycopg.Connection) -> None:
-        """Send what is on its way and not sent yet, and as much more as may be."""
-        waiting = province.messages(conn)
+        """Send what is on its way and not sent yet, and as much more as may be; or ask first."""
+        question = None if self._is_answered else province.question(conn)
+        waiting = province.messages(conn) if question is None else [question]
         now = time.monotonic()
+        is_urgent = self._link.unheard or self._less_since is not None
         if not waiting:
             self._moved_at = now
-        elif now - self._moved_at > (UNHEARD_RESEND_S if self._link.unheard else RESEND_S):
+        elif now - self._moved_at > (UNHEARD_RESEND_S if is_urgent else RESEND_S):
             self._link.unheard = False
             self._sent.clear()
             self._moved_at = now
         for seq, payload in waiting:
             self._publish(seq, payload)
+        if question is not None:
+            return
+        self._is_answered = True  # or there is nothing to ask about
         while len(waiting) < MESSAGES_MAX and not _has_areas(waiting):
             message = province.next_message(conn, datetime.now(UTC))
             if message is None:

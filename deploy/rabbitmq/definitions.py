@@ -3,12 +3,15 @@
 
 RabbitMQ asks three things where Mosquitto asks one: may the user touch the queue of its session,
 the exchange, and the topic. It sees topics in its own notation: ``.`` between levels, ``*`` for
-``+``. ``python -m deploy.rabbitmq.definitions GATEWAYS.csv`` writes them for a registry.
+``+``. ``python -m deploy.rabbitmq.definitions GATEWAYS.csv`` writes them for a registry. A mistake
+ends in plain sentences on standard error and status 2.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
+import io
 import json
 import re
 import sys
@@ -16,6 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from edge_agent.kinds.base import GATEWAY_PATTERN
+from ingest.errors import RegistryError
+from ingest.registry_tables import LIVES
 
 HERE: Final = Path(__file__).resolve().parent
 ACL: Final = HERE.parent / "mosquitto/acl"
@@ -132,13 +139,71 @@ def _permission(user: str) -> Mapping[str, str]:
     }
 
 
-def main(registry: Path) -> None:
-    """Print the definitions for the gateways of a registry file (gateways.csv)."""
-    with registry.open(encoding="utf-8-sig", newline="") as file:
-        gateways = [row["gateway"] for row in csv.DictReader(file)]
+def gateways_of(registry: Path) -> list[str]:
+    """Return the gateways that a registry file names, but for those that are retired.
+
+    Read are the columns ``gateway`` and, where there is one, ``life``, separated by commas or
+    semicolons as in every registry file; whatever else stands there is not looked at.
+
+    Raises:
+        RegistryError: With everything that is wrong, line by line.
+    """
+    try:
+        text = registry.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RegistryError(f"{registry}: cannot read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RegistryError(f"{registry}: is not UTF-8: save it as CSV UTF-8") from None
+    header = text.partition("\n")[0]
+    delimiter = ";" if header.count(";") > header.count(",") else ","
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
+    gateways: list[str] = []
+    problems: list[str] = []
+    try:
+        rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+        if "gateway" not in rows.fieldnames:
+            raise RegistryError(
+                f"{registry}:1: no column 'gateway': take the gateways.csv that"
+                " `linli-ingest registry export FOLDER --table gateway` writes"
+            )
+        for row in rows:
+            gateway, life = ((row.get(name) or "").strip() for name in ("gateway", "life"))
+            where = f"{registry}:{rows.line_num}"
+            if not re.fullmatch(GATEWAY_PATTERN, gateway):
+                problems.append(f"{where}: gateway: value {gateway!r}: not an id of a gateway")
+            if life and life not in LIVES:
+                problems.append(
+                    f"{where}: life: value {life!r}: expected one of {', '.join(LIVES)}"
+                )
+            if life != "retired":
+                gateways.append(gateway)
+    except csv.Error as error:
+        problems.append(f"{registry}:{rows.reader.line_num}: not CSV: {error}")
+    if problems:
+        raise RegistryError(problems)
+    return gateways
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the definitions for the gateways of a registry file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.rabbitmq.definitions",
+        description="Print what `rabbitmqctl import_definitions` takes: users and permissions.",
+    )
+    parser.add_argument(
+        "registry",
+        type=Path,
+        metavar="GATEWAYS.csv",
+        help="as `linli-ingest registry export FOLDER --table gateway` writes it",
+    )
+    try:
+        gateways = gateways_of(parser.parse_args(arguments).registry)
+    except RegistryError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     json.dump(definitions(gateways), sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -434,7 +434,10 @@ _TALLIES: Final[LiteralString] = """
 
 
 def _write_days(conn: Connection, days: Sequence[AreaDay], now: datetime) -> None:
-    """Write tallies as final numbers; what they replace is kept with its reason."""
+    """Write tallies as final numbers; what they replace is kept with its reason.
+
+    A city whose database went back begins again at lower revisions.
+    """
     values = _columns(days) | {"now": now, "reason": _TOLD_AGAIN, "indicators": [*INDICATORS]}
     conn.execute(
         f"""
@@ -444,7 +447,7 @@ def _write_days(conn: Connection, days: Sequence[AreaDay], now: datetime) -> Non
                d.excluded, d.rule_version, d.computed_at, %(now)s, %(reason)s
         FROM {_TALLIES}
         JOIN area_day AS d USING (area, indicator, day, kind)
-        WHERE d.revision < n.revision AND (d.good, d.bad, d.total, d.subjects, d.excluded)
+        WHERE d.revision <> n.revision AND (d.good, d.bad, d.total, d.subjects, d.excluded)
               IS DISTINCT FROM (n.good, n.bad, n.total, n.subjects, n.excluded)
         ON CONFLICT DO NOTHING
         """,  # noqa: S608 - our own words

@@ -6,7 +6,6 @@ last sent. Only the few messages on their way are kept as bytes, for a number na
 ever.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -20,14 +19,14 @@ from psycopg.rows import class_row
 from edge_agent.messages import (
     Aggregate,
     AreaDay,
-    AreaPlace,
     AreaRecord,
     AreaTally,
     Rejection,
-    Residents,
     encode,
 )
 from ingest.indicators.catalogue import INDICATORS, SINGLE
+from ingest.store import course
+from ingest.store.province_areas import digest, records
 
 #: What is told: what adds up. Single times stay in the city, and medians of days make no median.
 TOLD: Final = frozenset(INDICATORS) - SINGLE
@@ -38,12 +37,18 @@ BYTES_MAX: Final = 120_000
 _ROOM: Final = 300  # what is around the entries
 DAYS_AT_ONCE: Final = 100
 _REFUSALS_KEPT: Final = 1_000
-_OTHER_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Province:
-    """Whom this city tells, and by which numbers."""
+    """Whom this city tells, and by which numbers.
+
+    Attributes:
+        epoch: The course of our own database when the stream began.
+        province_epoch: The course of theirs, as last heard.
+        next_seq: The number that the next message will get.
+        acknowledged: All messages up to this number are stored there, or refused for ever.
+    """
 
     city: str
     level: str
@@ -51,6 +56,7 @@ class Province:
     province_epoch: str | None
     stream: str
     next_seq: int
+    acknowledged: int
     acknowledged_at: datetime | None
 
 
@@ -70,7 +76,9 @@ def load(conn: Connection) -> Province | None:
     with conn.cursor(row_factory=class_row(Province)) as cursor:
         return cursor.execute(
             """
-            SELECT city, level, epoch, province_epoch, stream, next_seq, acknowledged_at
+            SELECT city, level, epoch, province_epoch, stream, next_seq,
+                   coalesce((SELECT min(seq) FROM province_message), next_seq) - 1 AS acknowledged,
+                   acknowledged_at
             FROM province
             """
         ).fetchone()
@@ -79,11 +87,13 @@ def load(conn: Connection) -> Province | None:
 def begin(conn: Connection, city: str, level: str) -> Province:
     """Have everything told from now on: by the same stream, or anew where it cannot be the same.
 
-    Anew where the city goes by another name, tells of another level, or its database was restored
-    from a backup: then numbers of messages would come twice with other content.
+    Anew where the city goes by another name, tells of another level, or its database is on another
+    course: a standby may lack the last commits of its primary, and would number new messages as
+    the province knows others. A backup on the same course the province's answers tell (`question`);
+    where nothing was said yet, as far as we know, there is nothing to ask by.
     """
     with conn.transaction():
-        (epoch,) = conn.execute("SELECT epoch FROM installation").fetchone() or ("",)
+        epoch = str(course(conn))
         known = load(conn)
         if known is None:
             conn.execute(
@@ -93,7 +103,7 @@ def begin(conn: Connection, city: str, level: str) -> Province:
                 """,
                 (city, level, epoch, str(uuid4())),
             )
-        elif (known.city, known.level, known.epoch) != (city, level, epoch):
+        elif known.next_seq == 1 or (known.city, known.level, known.epoch) != (city, level, epoch):
             renew(conn, None)
             conn.execute(
                 "UPDATE province SET city = %s, level = %s, epoch = %s", (city, level, epoch)
@@ -105,14 +115,16 @@ def begin(conn: Connection, city: str, level: str) -> Province:
 
 def renew(conn: Connection, province_epoch: str | None) -> None:
     """Begin a new stream and tell everything again; there it changes nothing that is stored."""
-    _forget(conn)
-    conn.execute(
-        """
-        UPDATE province
-        SET stream = %s, next_seq = 1, province_epoch = %s, noted_from = 'infinity'
-        """,
-        (str(uuid4()), province_epoch),
-    )
+    with conn.transaction():
+        _forget(conn)
+        conn.execute(
+            """
+            UPDATE province
+            SET stream = %s, next_seq = 1, first_message = NULL, province_epoch = %s,
+                noted_from = 'infinity'
+            """,
+            (str(uuid4()), province_epoch),
+        )
 
 
 def know_epoch(conn: Connection, epoch: str) -> bool:
@@ -208,9 +220,9 @@ def note_history(conn: Connection) -> tuple[date, int] | None:
 def note_areas(conn: Connection) -> int:
     """Note which areas changed; return how many did."""
     with conn.transaction():
-        records = _records(conn)
+        told = records(conn)
         known = dict(conn.execute("SELECT area, sha256 FROM province_area").fetchall())
-        changed = [one for one in records if known.get(one.area) != _digest(one)]
+        changed = [one for one in told if known.get(one.area) != digest(one)]
         if changed:
             conn.execute(
                 """
@@ -220,82 +232,9 @@ def note_areas(conn: Connection) -> int:
                 ON CONFLICT (area) DO UPDATE
                 SET version = next_version(a.version), sha256 = excluded.sha256
                 """,
-                ([one.area for one in changed], [_digest(one) for one in changed]),
+                ([one.area for one in changed], [digest(one) for one in changed]),
             )
     return len(changed)
-
-
-def _digest(record: AreaRecord) -> bytes:
-    return hashlib.sha256(encode(record)).digest()
-
-
-def _records(conn: Connection, areas: Sequence[str] | None = None) -> list[AreaRecord]:
-    """Return the areas that are told, parents first; their versions are not filled in."""
-    wanted = None if areas is None else list(areas)
-    rows = conn.execute(
-        """
-        SELECT a.area, a.parent, a.level, a.name, a.name_en
-        FROM province AS p
-        CROSS JOIN area AS a
-        LEFT JOIN area AS o ON o.area = a.parent
-        WHERE (level_rank(a.level) < level_rank(p.level) OR is_told(a.level, o.level, p.level))
-          AND (%(areas)s::text[] IS NULL OR a.area = ANY (%(areas)s))
-        ORDER BY nlevel(a.path), a.area
-        """,
-        {"areas": wanted},
-    ).fetchall()
-    names = [row[0] for row in rows]
-    places = _by_area(
-        conn.execute(
-            """
-            SELECT area, lower(during), path::text, time_zone
-            FROM area_version WHERE area = ANY (%s)
-            ORDER BY area, lower(during) NULLS FIRST
-            """,
-            (names,),
-        ).fetchall()
-    )
-    people = _by_area(
-        conn.execute(
-            """
-            SELECT area, lower(valid), upper(valid), residents, households
-            FROM area_population WHERE area = ANY (%s) ORDER BY area, valid
-            """,
-            (names,),
-        ).fetchall()
-    )
-    return [
-        AreaRecord(
-            area=area,
-            parent=parent,
-            level=level,
-            name=name,
-            name_en=name_en,
-            version=_OTHER_VERSION,
-            places=_places(places[area]),
-            population=tuple(
-                Residents(first=first, end=end, residents=residents, households=households)
-                for _, first, end, residents, households in people.get(area, ())
-            ),
-        )
-        for area, parent, level, name, name_en in rows
-    ]
-
-
-def _by_area(rows: Sequence[Sequence[Any]]) -> dict[str, list[Sequence[Any]]]:
-    return {area: list(of_area) for area, of_area in groupby(rows, key=lambda row: str(row[0]))}
-
-
-def _places(versions: Sequence[Sequence[Any]]) -> tuple[AreaPlace, ...]:
-    """Return where an area lay; versions that differ in nothing that is told are one."""
-    found: list[AreaPlace] = []
-    for _, since, path, time_zone in versions:
-        labels = tuple(label.replace("_", "-") for label in path.split("."))
-        if not found or (found[-1].path, found[-1].time_zone) != (labels, time_zone):
-            found.append(
-                AreaPlace(since=since if found else None, path=labels, time_zone=time_zone)
-            )
-    return tuple(found)
 
 
 def next_message(conn: Connection, now: datetime) -> tuple[int, bytes] | None:
@@ -316,7 +255,13 @@ def next_message(conn: Connection, now: datetime) -> tuple[int, bytes] | None:
             Aggregate(stream=stream, seq=seq, sent_at=now, areas=areas or None, days=days or None)
         )
         conn.execute("INSERT INTO province_message (seq, payload) VALUES (%s, %s)", (seq, payload))
-        conn.execute("UPDATE province SET next_seq = %s", (seq + 1,))
+        conn.execute(
+            """
+            UPDATE province SET next_seq = %s, first_message = coalesce(first_message,
+                (SELECT payload FROM province_message WHERE seq = 1))
+            """,
+            (seq + 1,),
+        )
     return seq, payload
 
 
@@ -329,7 +274,7 @@ def _next_areas(conn: Connection) -> tuple[AreaRecord, ...]:
     if not versions:
         return ()
     size, taken = _ROOM, list[AreaRecord]()
-    for bare in _records(conn, sorted(versions)):
+    for bare in records(conn, sorted(versions)):
         record = bare.model_copy(update={"version": versions[bare.area]})
         size += len(encode(record)) + 1
         if taken and size > BYTES_MAX:
@@ -423,6 +368,16 @@ def _keys(days: Sequence[AreaDay]) -> tuple[list[str], list[date], list[int]]:
 def messages(conn: Connection) -> list[tuple[int, bytes]]:
     """Return the messages that are not acknowledged, in order."""
     return conn.execute("SELECT seq, payload FROM province_message ORDER BY seq").fetchall()
+
+
+def question(conn: Connection) -> tuple[int, bytes] | None:
+    """Return the stream's first message, to be sent again: the answer tells how far it is stored.
+
+    None where nothing was said yet.
+    """
+    return conn.execute(
+        "SELECT 1, first_message FROM province WHERE first_message IS NOT NULL"
+    ).fetchone()
 
 
 def settle(

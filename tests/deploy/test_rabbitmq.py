@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from deploy.rabbitmq.definitions import ACL, EXCHANGE, definitions, main, parse
+from deploy.rabbitmq.definitions import ACL, EXCHANGE, definitions, gateways_of, main, parse
 from edge_agent import topics
 from ingest.pki import API_MEMBERS_MAX
 
@@ -101,10 +102,70 @@ def test_line_of_the_acl_that_is_not_understood_is_refused() -> None:
         parse(ACL.read_text() + "\ntopic deny linli/v1/#\n")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"\ufeffgateway,community\n{GATEWAY},c01\n", id="commas"),
+        pytest.param(f"gateway;community;name\r\n{GATEWAY};c01;a,b\r\n", id="semicolons"),
+        pytest.param(f"Gateway\n{GATEWAY}\n", id="cities-of-a-province"),
+        pytest.param(
+            f"community,gateway,life\nc01,{GATEWAY},\nc01,{OTHER},retired\n", id="one-is-retired"
+        ),
+    ],
+)
 def test_definitions_of_a_registry_are_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     file = tmp_path / "gateways.csv"
-    file.write_text(f"﻿gateway,community\n{GATEWAY},c01\n", encoding="utf-8")
-    main(file)
+    file.write_text(text, encoding="utf-8", newline="")
+    main([str(file)])
     assert json.loads(capsys.readouterr().out) == definitions([GATEWAY])
+
+
+def test_gateways_that_are_not_there_yet_are_users(tmp_path: Path) -> None:
+    file = tmp_path / "gateways.csv"
+    lives = ("planned", "installed", "in_service", "maintenance")
+    file.write_text("gateway,life\n" + "".join(f"gw-{n},{life}\n" for n, life in enumerate(lives)))
+    assert gateways_of(file) == ["gw-0", "gw-1", "gw-2", "gw-3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        pytest.param(None, [": cannot read: No such file or directory"], id="no-file"),
+        pytest.param("网关,c01\n".encode("gb18030"), [": is not UTF-8: save it as"], id="gb18030"),
+        pytest.param(b"", [":1: no column 'gateway': take"], id="empty"),
+        pytest.param(b"device,kind\nx,lamp\n", [":1: no column 'gateway': take"], id="devices"),
+        pytest.param(
+            b"gateway,life\n,\n\ngw-1,scrapped\n#,planned\n",
+            [
+                ":2: gateway: value '': not an id",
+                ":4: life: value 'scrapped': expected one of planned, installed, in_service,",
+                ":5: gateway: value '#': not an id",
+            ],
+            id="cells",
+        ),
+        pytest.param(b'gateway\ngw-1\n"gw-2\n', [":3: not CSV: "], id="open-quote"),
+    ],
+)
+def test_mistakes_in_a_registry_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, told: Sequence[str]
+) -> None:
+    file = tmp_path / "gateways.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SystemExit) as caught:
+        main([str(file)])
+    said = capsys.readouterr()
+    assert (caught.value.code, said.out) == (2, "")
+    lines = said.err.splitlines()
+    assert len(lines) == len(told)
+    for line, begin in zip(lines, told, strict=True):
+        assert line.startswith(f"{file}{begin}")
+
+
+def test_the_file_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    assert "GATEWAYS.csv" in capsys.readouterr().err

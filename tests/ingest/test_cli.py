@@ -447,6 +447,36 @@ def test_certificates_in_the_folder_pass_their_own_check(installation: Installat
         )
 
 
+def test_a_member_that_is_not_there_is_not_retired(installation: Installation) -> None:
+    with psycopg.connect(installation.dsn) as conn:
+        conn.execute("INSERT INTO ingest_lane (lane, clean) VALUES ('ingest-event-02', true)")
+    done = installation.run("retire", "2", "7", "9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"member {n}: nothing to retire: {installation.folder / 'pki/services'} holds no"
+        " certificate of it, and the database knows nothing of it"
+        for n in (7, 9)
+    ]
+    with psycopg.connect(installation.dsn) as conn:
+        assert conn.execute("SELECT lane FROM ingest_lane").fetchall() == [("ingest-event-02",)]
+
+
+def test_a_member_without_a_certificate_is_retired_in_the_database(
+    installation: Installation,
+) -> None:
+    with psycopg.connect(installation.dsn) as conn:
+        conn.execute(
+            "INSERT INTO ingest_lane (lane, clean) VALUES ('ingest-event-02', true),"
+            " ('ingest-telemetry-02', true), ('event', true)"
+        )
+    said = installation.ok("retire", "2").splitlines()
+    assert [line.split(":")[0] for line in said] == [
+        f"retired ingest-{lane}-02, in the database alone" for lane in ("event", "telemetry")
+    ]
+    with psycopg.connect(installation.dsn) as conn:
+        assert conn.execute("SELECT lane FROM ingest_lane").fetchall() == [("event",)]
+
+
 def test_a_province_admits_a_city(installation: Installation) -> None:
     installation.ok("pki", "init", "--out", "pki", "--host", "localhost")
     (installation.folder / "areas.csv").write_text("area,level,name\nnorth,province,省\n")

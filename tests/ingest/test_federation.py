@@ -301,6 +301,18 @@ def test_a_day_that_is_not_to_be_taken_changes_nothing(
     assert after == before
 
 
+@pytest.mark.parametrize("revision", [4, 6])
+def test_what_a_number_was_is_kept_when_its_revision_changes(
+    settled: psycopg.Connection, revision: int
+) -> None:
+    one = day_of("c1", DAYS[0], 6, 60)
+    tallies = tuple(tally.model_copy(update={"revision": revision}) for tally in one.tallies)
+    assert take(settled, [told(one.model_copy(update={"tallies": tallies}))]) == []
+    now = settled.execute("SELECT good, revision FROM area_day").fetchall()
+    before = settled.execute("SELECT good, revision FROM area_day_revision").fetchall()
+    assert (now, before) == ([(60, revision)], [(50, 5)])
+
+
 def record(area: str, path: Sequence[str], level: str = "community", **changes: Any) -> AreaRecord:
     return AreaRecord.model_validate(
         {
@@ -500,6 +512,46 @@ async def test_a_province_restored_from_a_backup_is_told_everything_again(
     take(centre, before[: len(before) // 2])
     assert take(centre, again) == []
     await assert_equal(city, centre)
+
+
+def test_a_city_goes_on_where_it_was(city: psycopg.Connection) -> None:
+    (first, *rest) = all_messages(city)
+    for _ in range(2):
+        known = province.begin(city, "metro-city", "community")
+        assert known.stream == first.stream
+        assert (known.acknowledged, known.next_seq) == (1 + len(rest), 2 + len(rest))
+    assert all_messages(city) == []
+
+
+@pytest.mark.parametrize("timeline", [0, 2])
+async def test_a_city_on_another_course_of_its_database_tells_everything_again(
+    city: psycopg.Connection, centre: psycopg.Connection, timeline: int
+) -> None:
+    before = all_messages(city)
+    take(centre, before)
+    # As a promoted standby, or a backup restored up to some moment, finds it: on another timeline.
+    city.execute(
+        "UPDATE province SET epoch = (SELECT epoch FROM installation) || %s", (f"-{timeline}",)
+    )
+    assert province.begin(city, "metro-city", "community").stream != before[0].stream
+    again = all_messages(city)
+    assert (again[0].seq, len(again)) == (1, len(before))
+    assert take(centre, again) == []
+    await assert_equal(city, centre)
+
+
+def test_the_first_message_is_what_a_city_asks_by(city: psycopg.Connection) -> None:
+    assert province.question(city) is None
+    silent = province.load(city)
+    # A backup may know of nothing that was said: so what was never used is not used.
+    assert silent != province.begin(city, "metro-city", "community")
+    first, *rest = all_messages(city)
+    asked = province.question(city)
+    assert asked is not None
+    assert (asked[0], parse_aggregate(asked[1])) == (1, first)
+    assert rest
+    province.renew(city, None)
+    assert province.question(city) is None
 
 
 def test_a_city_that_tells_nobody_notes_nothing(new_database: Callable[[], str]) -> None:

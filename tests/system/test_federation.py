@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from deploy.faults import ground
 from deploy.faults.ground import until
@@ -32,7 +35,7 @@ from tests.ingest.federation import (
     read,
     write,
 )
-from tests.services import Broker
+from tests.services import OWNER, Broker
 
 DEADLINE_S = 30.0
 CITIES = (("metro-city", "metro", ""), ("other-city", "other", "o-"))
@@ -87,6 +90,33 @@ role = "{self.role}"
         if self.process is not None:
             self.process.stop()
 
+    def back_up(self, server: Postgres) -> None:
+        """Keep a copy of its database, as a dump is one."""
+        self._between_runs(server, "CREATE DATABASE {backup} TEMPLATE {database} OWNER {owner}")
+
+    def restore(self, server: Postgres) -> None:
+        """Put the copy in the place of its database: all since then is gone, on no new timeline."""
+        self._between_runs(
+            server,
+            "DROP DATABASE {database} WITH (FORCE)",
+            "ALTER DATABASE {backup} RENAME TO {database}",
+        )
+
+    def _between_runs(self, server: Postgres, *statements: LiteralString) -> None:
+        self.stop()
+        self.conn.close()
+        name = str(conninfo_to_dict(self.dsn)["dbname"])
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            for statement in statements:
+                conn.execute(
+                    sql.SQL(statement).format(
+                        database=sql.Identifier(name),
+                        backup=sql.Identifier(f"{name}_backup"),
+                        owner=sql.Identifier(OWNER),
+                    )
+                )
+        self.conn = connect(self.dsn)
+
 
 @dataclass(slots=True)
 class Federation:
@@ -104,6 +134,8 @@ class Federation:
             for city in self.cities:
                 known = province.progress(city.conn)
                 if known.areas == 0 or known.areas_waiting or known.days_waiting:
+                    return False
+                if city.conn.execute("SELECT FROM province WHERE noted_from IS NOT NULL").rowcount:
                     return False
             return True
 
@@ -239,6 +271,40 @@ async def test_an_outage_of_the_province_changes_nothing(federation: Federation)
     assert waiting == [4, 4]
     federation.centre.broker.server.start()
     federation.centre.start()
+    await federation.assert_equal()
+
+
+async def test_a_city_whose_database_went_back_loses_nothing(
+    federation: Federation, database_server: Postgres
+) -> None:
+    await federation.assert_equal()
+    city = federation.cities[0]
+    city.back_up(database_server)
+    city.start()
+    known = province.load(city.conn)
+    assert known is not None
+    write(city.conn, *(("c1", day, "lighting-uptime", "", 200, 3, 205) for day in DAYS[:3]))
+    federation.wait_until_told()
+    city.restore(database_server)
+    # It goes on from there: with a number that the province knows, for another day.
+    assert province.load(city.conn) == known
+    write(city.conn, ("c2", DAYS[5], "lighting-uptime", "", 300, 3, 305), revision=2)
+    city.start()
+    await federation.assert_equal()
+
+
+async def test_a_province_whose_database_went_back_is_told_what_it_lacks(
+    federation: Federation, database_server: Postgres
+) -> None:
+    await federation.assert_equal()
+    centre = federation.centre
+    centre.back_up(database_server)
+    centre.start()
+    restate(federation, DAYS[6], 400, 7)
+    federation.wait_until_told()
+    centre.restore(database_server)
+    centre.start()
+    restate(federation, DAYS[7], 500, 7)
     await federation.assert_equal()
 
 
