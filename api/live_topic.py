@@ -100,6 +100,7 @@ class LiveTopic:
                     timeout=10,
                 ) as client:
                     await client.subscribe(f"{topics.PREFIX}/live/+", qos=0)
+                    _heed_cancellation()
                     if not self._disputed:
                         log.info("live topic subscribed")
                     attempt = 0
@@ -112,10 +113,7 @@ class LiveTopic:
                         following.cancel()
                         await asyncio.gather(following, return_exceptions=True)
             except aiomqtt.MqttError as exc:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    # Leaving the client failed, and hid that this task is to end.
-                    raise asyncio.CancelledError from exc
+                _heed_cancellation()  # leaving the client failed, and hid that this task is to end
                 if _is_takeover(exc):
                     self._connected(False)
                     self._tell_takeover()
@@ -168,11 +166,23 @@ class LiveTopic:
                 log.warning("live topic not followed, trying again: %s", exc)
                 await asyncio.sleep(1)
                 continue
+            finally:
+                _heed_cancellation()  # whoever ends this task waits for it
             subscribed = wanted
             if new:
                 self._grown()
             await self._changed.wait()
             self._changed.clear()
+
+
+def _heed_cancellation() -> None:
+    """Raise this task's cancellation: where it came with an answer, waiting for that lost it.
+
+    `asyncio.wait_for` does so before Python 3.12, and the library waits with it.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _is_takeover(error: aiomqtt.MqttError) -> bool:

@@ -128,6 +128,22 @@ class Link(aiomqtt.Client):
             self._connected.set_exception(aiomqtt.MqttError("closed before CONNACK"))
 
 
+def heed_cancellation() -> None:
+    """Raise the cancellation of this task, where something swallowed it.
+
+    Two things do, when it comes in the same moment: `asyncio.wait_for` (aiomqtt waits with it)
+    before Python 3.12 returns its result, a `TaskGroup` before 3.13 raises its children's errors.
+
+    Only in a task in which no `TaskGroup` failed yet: before 3.13 that counts as a cancellation.
+
+    Raises:
+        asyncio.CancelledError: This task was cancelled.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class _Socket(ssl.SSLSocket):
     """A TLS socket that closes when its handshake fails; paho would leave it open."""
 

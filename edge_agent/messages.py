@@ -17,6 +17,7 @@ from itertools import count
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import (
+    ConfigDict,
     FailFast,
     Field,
     OnErrorOmit,
@@ -152,7 +153,19 @@ Zone = Annotated[str, StringConstraints(pattern=ZONE_PATTERN, max_length=64)]
 Level = Literal["city", "district", "street", "community", "cell"]
 
 
-class AreaTally(Wire):
+class _AmongServers(Wire):
+    """Base of what no gateway sends or takes: built when first used, so that none pays for it."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class _ToGateway(Wire):
+    """Base of what gateways take: parsed without the library's table of texts, which is 256 KiB."""
+
+    model_config = ConfigDict(cache_strings="none")
+
+
+class AreaTally(_AmongServers):
     """What one indicator of an area's day adds up to: whole numbers in the indicator's parts."""
 
     indicator: Id = Field(description="which indicator")
@@ -180,7 +193,7 @@ class AreaTally(Wire):
         return self
 
 
-class AreaDay(Wire):
+class AreaDay(_AmongServers):
     """All final numbers of one area's day, with all that lay below it; a later one replaces it."""
 
     area: Id = Field(description="which area")
@@ -192,7 +205,7 @@ class AreaDay(Wire):
     )
 
 
-class AreaPlace(Wire):
+class AreaPlace(_AmongServers):
     """Where in its city's tree an area lay from an instant on."""
 
     since: Instant | None = Field(default=None, description="absent: from the beginning")
@@ -202,7 +215,7 @@ class AreaPlace(Wire):
     time_zone: Zone = Field(description="IANA name; a day of the area begins in it")
 
 
-class Residents(Wire):
+class Residents(_AmongServers):
     """How many people lived in an area, and when."""
 
     first: Day = Field(description="the first day of which it is true")
@@ -213,7 +226,7 @@ class Residents(Wire):
     )
 
 
-class AreaRecord(Wire):
+class AreaRecord(_AmongServers):
     """One area of a city's tree; a later one replaces it."""
 
     area: Id = Field(description="which area")
@@ -232,7 +245,7 @@ class AreaRecord(Wire):
     )
 
 
-class Aggregate(Wire):
+class Aggregate(_AmongServers):
     """What a city tells its province (``up/aggregate``): its areas, or final numbers of their days.
 
     A city connects as a gateway does. Either ``areas`` or ``days`` is there. No device, no reading,
@@ -274,7 +287,7 @@ class Rejection(Wire):
     reason: str = Field(description="a reason code")
 
 
-class Ack(Wire):
+class Ack(_ToGateway):
     """What is committed (``down/ack``): cumulative, so a lost one is repaired by the next."""
 
     v: V1 = 1
@@ -295,7 +308,7 @@ class Ack(Wire):
     )
 
 
-class Command(Wire):
+class Command(_ToGateway):
     """An order to one device (``down/command``). Expiry is mandatory; executed at most once."""
 
     v: V1 = 1
@@ -321,7 +334,7 @@ class Result(Wire):
     reason: Text | None = Field(default=None, description="why it was not applied")
 
 
-class Config(Wire):
+class Config(_ToGateway):
     """Desired configuration of a gateway (``down/config``, retained); a higher version wins."""
 
     v: V1 = 1
@@ -337,7 +350,7 @@ class Config(Wire):
 DeviceState = Literal["normal", "fault", "offline", "unknown", "maintenance"]
 
 
-class LiveDevice(Wire):
+class LiveDevice(_AmongServers):
     """A device's latest state after a commit; ``values`` are the fields of its last reading."""
 
     device: Id = Field(description="which device")
@@ -350,7 +363,7 @@ class LiveDevice(Wire):
     )
 
 
-class LiveGateway(Wire):
+class LiveGateway(_AmongServers):
     """Whether a gateway is heard, by its end-to-end heartbeat."""
 
     gateway: GatewayId = Field(description="which gateway")
@@ -358,7 +371,7 @@ class LiveGateway(Wire):
     last_seen_at: Instant | None = Field(default=None, description="absent: never heard")
 
 
-class Live(Wire):
+class Live(_AmongServers):
     """Changes of one community, told after COMMIT on ``live/{community}``; a hint, never the truth.
 
     ``alerts`` are ids of alerts that changed; readers fetch them from the tables. Devices are told
@@ -374,7 +387,7 @@ class Live(Wire):
     gateways: tuple[LiveGateway, ...] = Field(default=(), description="gateways that changed")
 
 
-class LiveDevices(Wire):
+class LiveDevices(_AmongServers):
     """Devices of one community that changed, told once a second; a hint, never the truth."""
 
     v: V1 = 1
@@ -402,7 +415,7 @@ _ERRORS_MAX: Final = 16 * READINGS_MAX
 _TOO_MANY: Final = f"/readings: at most {READINGS_MAX} allowed"
 
 
-class _Envelope(Wire):
+class _Envelope(_AmongServers):
     stream: Id
     seq: Seq
 
@@ -413,6 +426,8 @@ _HEAD: Final = re.compile(rb'\{"v": ?1, ?"stream": ?"([a-z0-9-]{1,64})", ?"seq":
 
 class _Salvage(Telemetry):
     """A batch in which only the good readings are left."""
+
+    model_config = ConfigDict(defer_build=True)
 
     readings: tuple[OnErrorOmit[Reading], ...]
 

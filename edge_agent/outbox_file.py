@@ -289,8 +289,9 @@ class OutboxFile:
             # The log stays at the size it once had: on a full disk that is room we own.
             db.execute(f"PRAGMA journal_size_limit = {self._wal_bytes}")
             db.execute(f"PRAGMA wal_autocheckpoint = {max(8, self._wal_bytes // 4 // PAGE_BYTES)}")
-            # Memory: 1 MiB of pages (the default is two).
-            db.execute("PRAGMA cache_size = -1024")
+            # Memory: 256 KiB of pages (the default is 2 MiB). An outage fills whatever there is,
+            # and appending and reading in order are no faster with four times as many.
+            db.execute("PRAGMA cache_size = -256")
             journal_mode = db.execute("PRAGMA journal_mode").fetchone()[0]
             synchronous = db.execute("PRAGMA synchronous").fetchone()[0]
             assert (journal_mode, synchronous) == ("wal", 2), (journal_mode, synchronous)

@@ -10,6 +10,10 @@ import zlib
 from typing import Final
 
 _LEVEL: Final = 6
+# 16 KiB, which a full batch of lamps fits into; with zlib's own 32 KiB messages become no smaller,
+# and each would take 256 KiB of memory while it is packed instead of 128.
+_WINDOW_BITS: Final = 14
+_MEMORY_LEVEL: Final = 7
 # zlib finds the end of the words cheapest, so what is most frequent stands last.
 _WORDS: Final = (
     b'"lane":"telemetry","first":1,"last":1,"count":1,"kind":"gap"'
@@ -37,7 +41,7 @@ class Unreadable(ValueError):
 
 def pack(payload: bytes) -> bytes:
     """Return ``payload`` as it lies in the file."""
-    packer = zlib.compressobj(_LEVEL, zdict=_WORDS)
+    packer = zlib.compressobj(_LEVEL, wbits=_WINDOW_BITS, memLevel=_MEMORY_LEVEL, zdict=_WORDS)
     return packer.compress(payload) + packer.flush()
 
 

@@ -28,7 +28,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import OutboxUnavailable
 from edge_agent.flights import Cursor, Flight, Pace, Range
 from edge_agent.lanes import Stored
-from edge_agent.link import FAREWELL_TIMEOUT_S, Link, explain, tls_context
+from edge_agent.link import FAREWELL_TIMEOUT_S, Link, explain, heed_cancellation, tls_context
 from edge_agent.messages import (
     PAYLOAD_BYTES_MAX,
     Command,
@@ -141,7 +141,9 @@ class Publisher:
         try:
             while True:
                 self._born_at = None
-                reason = await self._session()
+                # In a task of its own: see `heed_cancellation`.
+                reason = await asyncio.create_task(self._session())
+                heed_cancellation()
                 self._lost_at = self._loop.time()
                 if self._born_at is not None:
                     lost = None
@@ -196,6 +198,7 @@ class Publisher:
             )
             self._begin()
             await link.subscribe([(topic, topics.QOS) for topic in self._topics.down])
+            heed_cancellation()
             self._say(link, "online")
             yield link
         except asyncio.CancelledError:

@@ -75,14 +75,16 @@ def make(device: str, options: Mapping[str, Any]) -> "JsonFile":
 class JsonFile:
     """One device, as its files tell it."""
 
+    # Hundreds of these live on a small box, and a path is the largest thing in them.
+    __slots__ = ("_device", "_events", "_kept", "_kind", "_offset", "_path")
+
     def __init__(self, device: str, kind: str, path: Path) -> None:
         """Take up where the last run stopped reading events."""
         self._device = device
         self._kind = kind
         self._path = path
-        self._events = path.with_name(path.name + ".events")
-        self._offset_file = path.with_name(path.name + ".events.offset")
-        self._kept = self._offset = _read_offset(self._offset_file)
+        self._events = path.with_name(path.name + ".events") if kind in _EVENTS else None
+        self._kept = self._offset = 0 if self._events is None else _read_offset(self._events)
 
     @property
     def device(self) -> str:
@@ -104,8 +106,8 @@ class JsonFile:
             OSError: A file is missing or unreadable.
             ValueError: The values are no JSON, too long, or not of this class.
         """
-        if self._offset != self._kept:
-            _write_offset(self._offset_file, self._offset)
+        if self._events is not None and self._offset != self._kept:
+            _write_offset(self._events, self._offset)
             self._kept = self._offset
         # The values first: if they cannot be had, no event is taken and none can be lost.
         reading = self._read_values(now)
@@ -123,9 +125,9 @@ class JsonFile:
         return cast("Reading", model.model_validate(given))
 
     def _read_events(self, now: datetime) -> list[Observation]:
-        model = _EVENTS.get(self._kind)
-        if model is None or not self._events.exists():
+        if self._events is None or not self._events.exists():
             return []
+        model = _EVENTS[self._kind]
         with self._events.open("rb") as file:
             if os.fstat(file.fileno()).st_size < self._offset:
                 log.info("events begun anew path=%s", self._events)
@@ -169,7 +171,8 @@ def _object(text: bytes, allowed: set[str]) -> dict[str, Any]:
     Raises:
         ValueError: It is none, or has other members than those allowed.
     """
-    values = from_json(text)
+    # No table of texts seen: it takes 256 KiB, and these are few and short.
+    values = from_json(text, cache_strings="none")
     if not isinstance(values, dict) or set(cast("dict[str, Any]", values)) - allowed:
         raise ValueError(f"expected a JSON object with some of {', '.join(sorted(allowed))}")
     return cast("dict[str, Any]", values)
@@ -181,14 +184,19 @@ def _fields(model: type[DepositEvent | Passage | AlarmSignal]) -> set[str]:
     return set(cast("type[DepositEvent]", model).model_fields)
 
 
-def _read_offset(path: Path) -> int:
+def _offset_file(events: Path) -> Path:
+    return events.with_name(events.name + ".offset")
+
+
+def _read_offset(events: Path) -> int:
     try:
-        return max(0, int(path.read_text()))
+        return max(0, int(_offset_file(events).read_text()))
     except (FileNotFoundError, ValueError):
         return 0  # at worst what was sent is sent once more
 
 
-def _write_offset(path: Path, offset: int) -> None:
+def _write_offset(events: Path, offset: int) -> None:
+    path = _offset_file(events)
     draft = path.with_name(path.name + ".new")
     with draft.open("w") as file:
         file.write(str(offset))

@@ -17,6 +17,7 @@ from edge_agent import topics
 from edge_agent.messages import Live
 from tests.api.serving import device_message, publish
 from tests.services import Broker
+from tests.stopping import Stop
 
 DEADLINE_S = 20
 
@@ -138,3 +139,19 @@ async def test_two_with_one_identity_are_told_once_in_a_dispute(
     told = [one.getMessage() for one in caplog.records if one.name == live_topic.__name__]
     assert len(told) in times
     assert all("another api is api-live-00" in text and "[api] member" in text for text in told)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_stop_that_comes_with_the_suback_is_heeded(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    stop = Stop(monkeypatch, "_on_subscribe", turns)
+    stop.running = task = asyncio.create_task(Ear(broker, "api-live-00").topic.run())
+    await asyncio.wait([task], timeout=5)
+    try:
+        assert stop.came
+        assert task.cancelled()
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
