@@ -65,7 +65,12 @@ class PublishingConfig(_Section):
     """How far publishing may run ahead of what the server confirmed."""
 
     window: int = Field(default=50, ge=1, le=1_000, description="messages per lane")
-    resend_after_s: float = Field(default=30.0, ge=0.1, le=3_600)
+    resend_after_s: float = Field(
+        default=30.0,
+        ge=0.1,
+        le=3_600,
+        description="without an answer; twice as long after each time in vain, 8 times at most",
+    )
     alarm_after_s: float = Field(default=300.0, ge=1, le=86_400)
     backlog_after_s: float = Field(
         default=900.0,

@@ -17,6 +17,8 @@ Range = tuple[int, int]  # first and last seq, both included
 
 # Messages of a backlog that go at once, as a share of a second's.
 _BURST_SHARE: Final = 1 / 10
+# How many times as long as usual a flight stands still at most before it goes again.
+PATIENCE_MAX: Final = 8
 
 
 @dataclass(slots=True)
@@ -36,6 +38,9 @@ class Cursor:
     #: What had been published when it was last sent again. Messages arrive in order, so one beyond
     #: it that is stored proves of those before it that they were lost on their way.
     resent_max: int = 0
+    #: How many times as long as usual it may stand still: what was sent again in vain waits at the
+    #: broker, and all gateways together would have it hold nothing but repetitions.
+    patience: int = 1
 
     @property
     def flying(self) -> bool:
@@ -46,6 +51,7 @@ class Cursor:
         """Take note of how far the run is stored."""
         if stored > self.stored:
             self.moved_at = now
+            self.patience = 1
         # It falls when the server was restored from a backup.
         self.stored = stored
         self.sent = max(self.sent, stored)
@@ -57,6 +63,11 @@ class Cursor:
         self.sent = self.stored
         self.resent_at = now
         self.resent_max = self.sent_max
+
+    def begin_again_in_vain(self, now: float) -> None:
+        """Have all of it sent again because it stood still; the next time after twice as long."""
+        self.begin_again(now)
+        self.patience = min(2 * self.patience, PATIENCE_MAX)
 
     def silent_s(self, now: float) -> float:
         """Return how long nothing has been stored, and nothing was sent again."""
@@ -79,6 +90,7 @@ class Flight:
         """Begin a connection: what an earlier one published counts no longer."""
         self.live = None
         self.main.begin_again(now)
+        self.main.patience = 1
         # A watermark is waited for only while connected.
         self.main.moved_at += away_s
 

@@ -350,17 +350,17 @@ class Publisher:
                 self._config.gateway, lane, main.stored + 1, now - main.moved_at,
             )  # fmt: skip
         for cursor in flight.cursors():
-            if flight.lost(cursor) or (
-                cursor.flying and cursor.silent_s(now) >= self._resend_after_s(cursor)
-            ):
+            if flight.lost(cursor):
                 cursor.begin_again(now)
+            elif cursor.flying and cursor.silent_s(now) >= self._resend_after_s(cursor):
+                cursor.begin_again_in_vain(now)
 
     def _resend_after_s(self, cursor: Cursor) -> float:
         """Return how long a flight may stand still: less where the broker said it took nothing."""
         resend_after_s = self._config.publishing.resend_after_s
         if self._refused_at > cursor.resent_at:
             return min(REFUSED_RESEND_AFTER_S, resend_after_s)
-        return resend_after_s
+        return resend_after_s * cursor.patience
 
     def _patience_s(self) -> float | None:
         """Return after how long the flights must be looked at again; None: nothing is in flight."""

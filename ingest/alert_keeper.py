@@ -9,7 +9,7 @@ and neither a child nor its parent can slip past the other.
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -36,6 +36,8 @@ _RETRY_S: Final = 5.0
 _AT_ONCE: Final = 200
 # Of one second; what is left waits for the next.
 _ROUNDS_MAX: Final = 20
+# How often floods that go on are looked at where nothing new comes: a storm may flood a whole city.
+_FLOODS_INTERVAL: Final = timedelta(seconds=10)
 
 
 class AlertKeeper:
@@ -48,6 +50,7 @@ class AlertKeeper:
         self._stopping = threading.Event()
         # Of rules and registry, as they were when all that is muted was looked at last.
         self._revisions: tuple[int, int] | None = None
+        self._floods_looked_at: datetime | None = None
 
     def stop(self) -> None:
         """Let `run` return after the second in hand."""
@@ -59,7 +62,7 @@ class AlertKeeper:
             try:
                 with connect(self._dsn, "alerts") as conn:
                     claim_alerts(conn)
-                    self._revisions = None
+                    self._revisions = self._floods_looked_at = None
                     while not self._stopping.wait(_IDLE_S):
                         self.keep(conn, datetime.now(UTC))
             except Unavailable as error:
@@ -86,8 +89,11 @@ class AlertKeeper:
                 # Who was behind a gateway, or on a circuit, may be there no more; or be told of it.
                 self._rules = stored_rules.load(conn, self._base, probe.rules_revision)
                 changed += self._follow(conn, stored.parents(conn), now, everything=True)[0]
-                self._revisions = revisions
-            changed += self._watch_floods(conn, probe.floods, now)
+                self._revisions, self._floods_looked_at = revisions, None
+            looked_at = self._floods_looked_at
+            if looked_at is None or not timedelta() <= now - looked_at < _FLOODS_INTERVAL:
+                self._floods_looked_at = now
+                changed += self._watch_floods(conn, probe.floods, now)
             for _ in range(_ROUNDS_MAX if probe.news or changed else 0):
                 news = stored.news(conn)
                 if not news or self._stopping.is_set():

@@ -56,6 +56,8 @@ class Gateway:
         base_cursor: Readings made before this phase.
         phase: Where within an interval it sends, a share of it.
         due: Messages that should be sent and are held back.
+        moved_at: When more was stored, or all in flight was sent again.
+        patience: How many times as long as usual it may stand still.
     """
 
     number: int
@@ -75,6 +77,7 @@ class Gateway:
     event_seq: int = 0
     event_stored: int = 0
     moved_at: float = 0.0
+    patience: int = 1
 
 
 class Crowd:
@@ -299,6 +302,7 @@ class Crowd:
         self._in_flight -= seq - gateway.stored
         gateway.stored = seq
         gateway.moved_at = time.monotonic()
+        gateway.patience = 1
         while gateway.due and gateway.sent - seq < self._order.window:
             gateway.due -= 1
             self._held -= 1

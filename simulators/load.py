@@ -36,8 +36,10 @@ _TELL_S: Final = 1.0
 # for each of 2,514 messages a second costs more than the message. Alarms and alerts do not wait.
 _TOGETHER_S: Final = 0.005
 _SWEEP_FLOW_S: Final = 0.002
-# As agents do: a watermark that stands still so long, and what is in flight is sent again.
+# As agents do: a watermark that stands still so long, and what is in flight is sent again; twice as
+# long after each time in vain.
 _STALL_S: Final = 30.0
+_PATIENCE_MAX: Final = 8
 
 
 class Load(Crowd):
@@ -192,8 +194,9 @@ class Load(Crowd):
     def _send_again(self, now: float) -> None:
         """Send again what is in flight where watermarks stand still: the broker dropped it."""
         for one in self._gateways:
-            if one.stored < one.sent and now - one.moved_at > _STALL_S:
+            if one.stored < one.sent and now - one.moved_at > _STALL_S * one.patience:
                 one.moved_at = now
+                one.patience = min(2 * one.patience, _PATIENCE_MAX)
                 for seq in range(max(one.stored, one.base_seq) + 1, one.sent + 1):
                     self._put(one.connection, self._telemetry(one, seq)[0])
                     self._tally.resent += 1

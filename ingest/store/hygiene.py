@@ -480,7 +480,7 @@ def incoming(conn: Connection, communities: Sequence[str], now: datetime) -> lis
                 SELECT t.community, count(DISTINCT t.id) AS alerts
                 FROM alert_occurrence AS o
                 JOIN alert AS t ON t.id = o.alert
-                WHERE o.received_at > %(since)s
+                WHERE o.received_at > %(since)s AND t.community = ANY (%(communities)s)
                   AND t.rule <> ALL (%(uncounted)s)
                   AND t.shelved_until IS NULL AND t.out_of_service_until IS NULL
                   AND NOT EXISTS (SELECT FROM unnest(t.suppressed_by) AS c (cause)

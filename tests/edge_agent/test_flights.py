@@ -193,6 +193,28 @@ def test_message_stored_behind_others_proves_them_lost_once() -> None:
     assert flight.lost(main)
 
 
+def test_what_goes_again_in_vain_waits_twice_as_long_until_more_is_stored() -> None:
+    cursor = Cursor(stored=4, sent=9, sent_max=9)
+    waited: list[int] = []
+    for turn in range(5):
+        waited.append(cursor.patience)
+        cursor.begin_again_in_vain(100.0 * turn)
+        assert (cursor.sent, cursor.resent_max) == (4, 9)
+        cursor.sent = 9
+    assert waited == [1, 2, 4, 8, 8]
+    cursor.reach(4, 600.0)
+    assert cursor.patience == 8
+    cursor.reach(5, 600.0)
+    assert cursor.patience == 1
+
+
+def test_new_connection_waits_no_longer_than_usual() -> None:
+    flight = Flight("s-1")
+    flight.main.begin_again_in_vain(1.0)
+    flight.connected(2.0, 0.5)
+    assert flight.main.patience == 1
+
+
 def test_new_stream_forgets_what_was_under_way() -> None:
     link = Link(backlog=10, seed=1, loss=0)
     for _ in range(4):
