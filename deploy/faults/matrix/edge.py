@@ -163,6 +163,7 @@ def old_copy(run: Run) -> None:
     city = run.found()
     run.begin()
     forfeited: set[Message] = set()
+    given_up: set[str] = set()
     for _ in run.times():
         run.flow()
         assert city.simulators is not None
@@ -174,7 +175,7 @@ def old_copy(run: Run) -> None:
         run.flow(1_000)
         city.simulators.kill()
         run.sometimes("messages since the copy", sum(city.recorded().values()) - before)
-        given_up = set(city.recorded())
+        given_up |= set(city.recorded())
         # What had not left the newer outbox is gone with it.
         for gateway in city.gateways:
             forfeited |= _only_in_outbox(run, gateway)
@@ -183,7 +184,8 @@ def old_copy(run: Run) -> None:
         with run.healing(given_up=given_up):
             city.start_simulators()
             run.flow(100)
-    run.finish(terms=Terms(physics=False, forfeited=forfeited, beside=FLOW_RULES))
+    terms = Terms(physics=False, forfeited=forfeited, given_up=given_up, beside=FLOW_RULES)
+    run.finish(terms=terms)
 
 
 # -- a gateway of its own: a real agent over busy devices -----------------------------------------
