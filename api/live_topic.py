@@ -10,6 +10,7 @@ import math
 import random
 import ssl
 from collections.abc import Callable, Collection
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Final
@@ -90,7 +91,7 @@ class LiveTopic:
         hosts = cycle((broker.host, *broker.hosts))
         while True:
             try:
-                async with aiomqtt.Client(
+                client = aiomqtt.Client(
                     next(hosts),
                     broker.port,
                     identifier=self._access.identity,
@@ -98,7 +99,10 @@ class LiveTopic:
                     tls_context=self._access.tls,
                     keepalive=30,
                     timeout=10,
-                ) as client:
+                )
+                async with AsyncExitStack() as connection:
+                    await _enter(client)
+                    connection.push_async_exit(client)
                     await client.subscribe(f"{topics.PREFIX}/live/+", qos=0)
                     _heed_cancellation()
                     if not self._disputed:
@@ -173,6 +177,18 @@ class LiveTopic:
                 self._grown()
             await self._changed.wait()
             self._changed.clear()
+
+
+async def _enter(client: aiomqtt.Client) -> None:
+    """Connect; who is cancelled meanwhile leaves no connection behind, as the library would."""
+    entering = asyncio.create_task(client.__aenter__())
+    try:
+        await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        with suppress(aiomqtt.MqttError):
+            await entering
+            await client.__aexit__(None, None, None)
+        raise
 
 
 def _heed_cancellation() -> None:

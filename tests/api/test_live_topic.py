@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -155,3 +157,21 @@ async def test_stop_that_comes_with_the_suback_is_heeded(
         while not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=0.1)
+
+
+async def test_stop_while_connecting_leaves_no_connection_behind(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+    ear = Ear(broker, "api-live-00")
+    task = asyncio.create_task(ear.topic.run())
+    for _ in range(5):  # it waits for a thread, which connects
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=DEADLINE_S)
+    assert task.cancelled()
+    assert ear.changes.empty(), "it was not connected yet"
+    del ear, task
+    gc.collect()
+    assert not left
