@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 _RECOMPUTE_INTERVAL: Final = timedelta(seconds=1)
 _RECOMPUTED_AT_ONCE: Final = 200
+# Where readings get their index later, marked nights wait for it, after a city's backlog hundreds
+# of thousands: these are not looked through every second for some that need not.
+_WAITING_INTERVAL: Final = timedelta(seconds=60)
 _SILENCE_INTERVAL: Final = timedelta(seconds=5)
 _PRESENCE_INTERVAL: Final = timedelta(seconds=1)
 _WINDOW_INTERVAL: Final = timedelta(seconds=60)
@@ -79,7 +82,7 @@ class TelemetryWriter(Writer):
     """Stores readings; alone in changing device states, lamp-nights and pending conditions."""
 
     lane: AnyLane = "telemetry"
-    _recomputed_at = _NEVER
+    _recompute_at = _NEVER
     _silence_checked_at = _NEVER
     _windows_opened_at = _NEVER
     _presence_checked_at = _NEVER
@@ -206,8 +209,8 @@ class TelemetryWriter(Writer):
 
     def tick(self, conn: psycopg.Connection, now: datetime) -> None:
         """Restate dirty nights, open and close nights, notice silent devices."""
-        if now - self._recomputed_at >= _RECOMPUTE_INTERVAL:
-            self._recomputed_at = now
+        if not timedelta() < self._recompute_at - now <= _WAITING_INTERVAL:
+            self._recompute_at = now + _RECOMPUTE_INTERVAL
             self._recompute(conn, now)
         if now - self._windows_opened_at >= _WINDOW_INTERVAL:
             self._windows_opened_at = now
@@ -374,6 +377,8 @@ class TelemetryWriter(Writer):
             return  # what marked these nights may be a change not read yet
         until = self._indexed.until(conn, now)
         dirty = lamp_nights.take_dirty(conn, _RECOMPUTED_AT_ONCE, until, self.own_gateways)
+        if until is not None and len(dirty) < _RECOMPUTED_AT_ONCE:
+            self._recompute_at = now + _WAITING_INTERVAL
         # What is restated is settled up to the state in the table, as all nights are.
         self.projection.write_out(device_id for device_id, _ in dirty)
         self._write(conn, self.projection.gather(), now)

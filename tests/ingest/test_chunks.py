@@ -17,7 +17,7 @@ from edge_agent.kinds.lamp import LampReading
 from ingest import retention
 from ingest.capacity import ReadingIndex
 from ingest.retention import StorageKeeper
-from ingest.store import chunks, connect
+from ingest.store import chunks, connect, lamp_nights
 from ingest.store.chunks import READINGS, Chunk, Indexed
 from tests.ingest.community import Bench, feed, found
 from tests.services import OWNER, Broker, until
@@ -290,6 +290,35 @@ def test_night_is_restated_when_its_readings_are_indexed(bench: Bench) -> None:
         writer.tick(conn, datetime.now(UTC) + 2 * HOUR)
     # Half an hour is what a reading holds.
     assert (bench.value(dirty), bench.value(lit)) == (0, 30 * 60 * 10**6)
+
+
+def test_nights_that_wait_for_an_index_are_looked_through_once_a_minute(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(bench, "after-close")
+    looked: list[object] = []
+    take_dirty = lamp_nights.take_dirty
+
+    def noted(conn: psycopg.Connection, limit: int, until: datetime | None, of: None) -> object:
+        looked.append(until)
+        return take_dirty(conn, limit, until, of)
+
+    monkeypatch.setattr(lamp_nights, "take_dirty", noted)
+    writer, start = bench.telemetry(), datetime.now(UTC) + HOUR
+    reading = LampReading(device="c01-lamp-002", at=of(bench)[1].start + HOUR, lit=True)
+    feed(writer, bench.batch(30, reading))
+    looked.clear()
+    with connect(bench.dsn, "test") as conn:
+        assert chunks.index(conn, of(bench)[1], "brin")
+        for seconds in (0, 1, 30, 59, 60, 61):
+            writer.tick(conn, start + timedelta(seconds=seconds))
+        assert len(looked) == 2
+        assert None not in looked
+        for chunk in (one for table in READINGS for one in of(bench, table)):
+            assert chunks.index(conn, chunk, "btree")
+        for seconds in (120, 121, 122):
+            writer.tick(conn, start + timedelta(seconds=seconds))
+    assert looked[2:] == [None] * 3
 
 
 def test_who_owns_the_tables_may_index_their_chunks_only_by_leave(
