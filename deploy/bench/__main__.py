@@ -316,6 +316,11 @@ TRIALS: Final[Mapping[str, Trial]] = {
         trials.alerts,
         minutes=3,
     ),
+    "replay": Trial(
+        "From alarm to alert at half of the city's load, while a million readings are replayed.",
+        trials.replay,
+        minutes=3,
+    ),
     "outage": Trial(
         "Ingest is killed and away for a while; how soon everything is stored.", trials.outage
     ),
@@ -334,7 +339,7 @@ TRIALS: Final[Mapping[str, Trial]] = {
 
 
 #: Trials that one city can be put through, each as if it were the first.
-_SAME_STAGE: Final = ("ingest", "alerts", "burst", "outage", "fanout")
+_SAME_STAGE: Final = ("ingest", "alerts", "replay", "burst", "outage", "fanout")
 
 
 def offer(name: str, trial: Trial) -> None:

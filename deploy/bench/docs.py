@@ -59,6 +59,10 @@ and in the end everything is stored.""",
 From the instant at which an alarm should have been sent to the arrival of its alert: with nothing
 else to do, then while a backlog of telemetry drains. *Bare* is a message of the generator to itself
 through the same broker at the same time.""",
+    "replay": """\
+Half of the city tells, and its alarms go on, while who hears telemetry is killed, comes back, and
+stores a million readings that waited: from the instant at which an alarm should have been sent to
+the arrival of its alert, as long as more waits than is usual.""",
     "outage": """\
 Ingest is killed and stays away. First it catches up alone. Then it is away again, and catches up
 while a part of the city goes on: what it stores then, beside the most that it stores of messages of
@@ -158,10 +162,8 @@ def _city_runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
             yield ""
         elif "alert_ms" in one:
-            yield (
-                f"{one['name'].capitalize()}: {_words(one['alert_ms'])};"
-                f" bare {_words(one['bare_ms'])}."
-            )
+            bare = f"; bare {_words(one['bare_ms'])}" if "bare_ms" in one else ""
+            yield f"{one['name'].capitalize()}: {_words(one['alert_ms'])}{bare}."
             yield ""
     yield from _deliveries([one for one in runs if "deliveries" in one])
     yield "| run | s | readings/s | messages | CPU seconds a million readings | resident, MB |"
