@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -102,6 +103,9 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
         """Keep what ends the streams; it is called in the loop."""
         super().__init__(config)
+        # The library of the streams looks twice a second whether we are told to stop, and would cut
+        # those that are about to end in order.
+        AppStatus.disable_automatic_graceful_drain()
         self._end_streams = end_streams
         self._loop: asyncio.AbstractEventLoop | None = None
 

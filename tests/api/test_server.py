@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,11 +16,16 @@ from urllib.parse import urlsplit
 import httpx2
 import psycopg
 import pytest
+import uvicorn
+from fastapi import FastAPI
+from sse_starlette.sse import AppStatus, EventSourceResponse
+from starlette.types import Message
 
+import api.server
 from api.server import RECEIVE_TIMEOUT_S
 from edge_agent.messages import Live
 from tests.api.conftest import insert_alert, seed, session_token
-from tests.api.serving import Server, publish, serving, watching
+from tests.api.serving import EVENT_TIMEOUT_S, Server, publish, serving, watching
 from tests.services import Broker, until
 
 
@@ -181,3 +187,47 @@ def _large_alerts(server: Server, count: int) -> list[str]:
             params = json.dumps({"text": "x" * 50_000})
             conn.execute("UPDATE alert SET params = %s WHERE id = %s", (params, alert))
     return [str(alert) for alert in ids]
+
+
+async def test_stop_cuts_no_stream_that_is_about_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The streams' library looks by itself whether the server is to stop, twice a second: its look
+    # may fall between the signal and the end of what is told.
+    for name in ("should_exit", "enable_automatic_graceful_drain"):
+        monkeypatch.setattr(AppStatus, name, getattr(AppStatus, name))
+    begun, looked_twice, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    stopped = api.server.Server(uvicorn.Config(FastAPI()), lambda: None)
+    looks = 0
+    sent: list[Message] = []
+
+    def look() -> uvicorn.Server:
+        nonlocal looks
+        looks += stopped.should_exit
+        if looks == 2:
+            looked_twice.set()
+        return stopped
+
+    async def events() -> AsyncGenerator[bytes]:
+        begun.set()
+        await end.wait()
+        yield b"data: the last\n\n"
+
+    async def receive() -> Message:
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr("sse_starlette.sse._get_uvicorn_server", look)
+    response = EventSourceResponse(events(), ping=0)  # pyright: ignore[reportUnknownMemberType] - a bare dict in its hints
+    async with asyncio.timeout(EVENT_TIMEOUT_S), asyncio.TaskGroup() as tasks:
+        stream = tasks.create_task(response({"type": "http", "method": "GET"}, receive, send))
+        await begun.wait()
+        stopped.handle_exit(signal.SIGTERM, None)
+        looking = tasks.create_task(looked_twice.wait())
+        await asyncio.wait({stream, looking}, return_when=asyncio.FIRST_COMPLETED)
+        looking.cancel()
+        end.set()
+    assert [(one.get("body"), one.get("more_body")) for one in sent[1:]] == [
+        (b"data: the last\n\n", True),
+        (b"", False),
+    ]
