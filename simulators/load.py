@@ -20,6 +20,7 @@ import mmap
 import select
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -44,6 +45,11 @@ _PATIENCE_MAX: Final = 8
 
 class Load(Crowd):
     """When all gateways of a plan say what they say."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Connect everybody."""
+        super().__init__(plan)
+        self._stalled = deque[tuple[Gateway, int]]()
 
     def run(self, order: Order) -> dict[str, Any]:
         """Send for as long as ordered, wait for the last watermark, and say what it came to.
@@ -89,6 +95,7 @@ class Load(Crowd):
         for one in self._gateways:
             # What follows counts from here; what was sent before is all stored, or lost.
             one.base_cursor, one.base_seq, one.due = made[one.number], one.sent, 0
+        self._stalled.clear()
         self._begin = time.monotonic()
         self._origin_us = self._wall_us + int(self._begin * 1e6)
         if order.pace == "flow":
@@ -139,8 +146,9 @@ class Load(Crowd):
             self._send_statuses(now)
             if tell_due <= now:
                 self._tell(now)
-                self._send_again(now)
+                self._find_stalled(now)
                 tell_due += _TELL_S
+            self._send_again()
             now = time.monotonic()
             together = due if due <= now else max(due, now + _TOGETHER_S)
             until = max(end, now + _TOGETHER_S)
@@ -170,8 +178,9 @@ class Load(Crowd):
             if tell_due <= now:
                 self._tell(now)
                 if counter is None:
-                    self._send_again(now)
+                    self._find_stalled(now)
                 tell_due += _TELL_S
+            self._send_again()
             self._hear(0.0 if room > 0 else 0.002)
 
     def drain(self, seconds: float) -> bool:
@@ -186,20 +195,31 @@ class Load(Crowd):
                 return not late
             if tell_due <= now:
                 self._tell(now)
-                self._send_again(now)
+                self._find_stalled(now)
                 tell_due = now + _TELL_S
-            for _ in range(20):
+            self._send_again()
+            for _ in range(1 if self._stalled else 20):
                 self._hear(0.01)
 
-    def _send_again(self, now: float) -> None:
-        """Send again what is in flight where watermarks stand still: the broker dropped it."""
+    def _find_stalled(self, now: float) -> None:
+        """Note who has to send again what is in flight: watermarks stand still there."""
         for one in self._gateways:
             if one.stored < one.sent and now - one.moved_at > _STALL_S * one.patience:
                 one.moved_at = now
                 one.patience = min(2 * one.patience, _PATIENCE_MAX)
-                for seq in range(max(one.stored, one.base_seq) + 1, one.sent + 1):
-                    self._put(one.connection, self._telemetry(one, seq)[0])
-                    self._tally.resent += 1
+                first = max(one.stored, one.base_seq) + 1
+                self._stalled += ((one, seq) for seq in range(first, one.sent + 1))
+
+    def _send_again(self) -> None:
+        """Send a piece of what has to be sent again: the broker dropped it.
+
+        All gateways of a city at once would hold up for a second what each of them has to say.
+        """
+        for _ in range(min(_PIECE, len(self._stalled))):
+            one, seq = self._stalled.popleft()
+            if seq > one.stored:
+                self._put(one.connection, self._telemetry(one, seq)[0])
+                self._tally.resent += 1
 
     def replay(self, count: int) -> dict[str, Any]:
         """Send ``count`` messages of the last phase again, as fast as they go out.
