@@ -52,14 +52,22 @@ def save_presence(conn: Connection, presence: Sequence[tuple[str, datetime | Non
 
 
 def save_heard(conn: Connection, heard: Sequence[tuple[str, datetime]]) -> None:
-    """Write when gateways were heard, for the process that decides whether they are silent."""
+    """Write when gateways were heard, for the process that decides whether they are silent.
+
+    Who is being written by that process is left out until the next time: alarms wait for its
+    transaction, which is not to wait for ours, nor ours for it.
+    """
+    gateways = [gateway for gateway, _ in heard]
     conn.execute(
         """
+        WITH free AS MATERIALIZED (
+            SELECT gateway FROM gateway WHERE gateway = ANY (%s) FOR NO KEY UPDATE SKIP LOCKED
+        )
         UPDATE gateway AS g SET last_seen_at = h.at
-        FROM unnest(%s::text[], %s::timestamptz[]) AS h (gateway, at)
-        WHERE g.gateway = h.gateway AND h.at > coalesce(g.last_seen_at, '-infinity')
+        FROM free JOIN unnest(%s::text[], %s::timestamptz[]) AS h (gateway, at) USING (gateway)
+        WHERE g.gateway = free.gateway AND h.at > coalesce(g.last_seen_at, '-infinity')
         """,
-        ([gateway for gateway, _ in heard], [at for _, at in heard]),
+        (gateways, gateways, [at for _, at in heard]),
     )
 
 

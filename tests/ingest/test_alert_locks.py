@@ -17,7 +17,7 @@ from edge_agent.kinds.bin import BinReading
 from ingest.alerts import Clear, Raise
 from ingest.kinds import DEVICE_REFUSED
 from ingest.notify.chains import BUILT_IN
-from ingest.store import alerts, escalations
+from ingest.store import alerts, escalations, gateways
 from ingest.store.alerts import Change, Subject
 from ingest.writer import Writer
 from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
@@ -185,3 +185,24 @@ def test_a_device_turns_bad_more_than_once(bench: Bench) -> None:
                 change = Change(DEVICE_REFUSED, subject, decision, at, "telemetry")
                 assert alerts.write(conn, [change], at)
     assert bench.value("SELECT count(*) FROM alert_occurrence WHERE NOT active") == 3
+
+
+def test_who_is_heard_is_written_beside_the_event_lane_without_waiting(bench: Bench) -> None:
+    # Both write gateways, each in an order of its own; and alarms wait for the event lane.
+    before, now = NOW - timedelta(seconds=30), NOW
+    with psycopg.connect(bench.dsn) as events, psycopg.connect(bench.dsn) as telemetry:
+        gateways.save_presence(events, [(GATEWAY, before, False)])
+        telemetry.execute("SET lock_timeout = '5s'")
+        gateways.save_heard(telemetry, [(GATEWAY, now), (OTHER_GATEWAY, now)])
+        telemetry.commit()
+        events.commit()
+        assert dict(gateways.load_heard(events, [GATEWAY, OTHER_GATEWAY])) == {
+            GATEWAY: before,
+            OTHER_GATEWAY: now,
+        }
+        gateways.save_heard(telemetry, [(GATEWAY, now), (OTHER_GATEWAY, before)])
+        telemetry.commit()
+        assert dict(gateways.load_heard(events, [GATEWAY, OTHER_GATEWAY])) == {
+            GATEWAY: now,
+            OTHER_GATEWAY: now,
+        }
