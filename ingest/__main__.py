@@ -37,6 +37,7 @@ from ingest.maintenance import add_maintenance
 from ingest.migrate import check_schema, migrate
 from ingest.partitions import ALL, member_row, show
 from ingest.presence import LANES
+from ingest.priority import give_way
 from ingest.registry import NAMES, export_files, import_files
 from ingest.registry_files import Format
 from ingest.registry_tables import parse_instant
@@ -113,6 +114,8 @@ def run(
     if problems:
         raise PkiError(problems)
     _log_to_stderr()
+    if not settings.ingest.lanes - {"telemetry"}:
+        give_way()
     serve(settings)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import subprocess
 import threading
@@ -30,6 +31,7 @@ from edge_agent.kinds.lamp import LampReading
 from edge_agent.messages import Status, Telemetry, encode
 from edge_agent.topics import partition
 from ingest.partitions import share
+from ingest.priority import NICER
 from simulators.truth import Ledger
 from tests.bad_input.installation import Gateway
 from tests.ingest.community import found
@@ -119,6 +121,10 @@ def test_members_one_of_them_killed_store_all_once_and_raise_what_one_process_ra
     )
     ingest.start_one(victim, port, options)
     assert ingest.await_ready(victim) == "ready, partitions 20-3f of telemetry\n"
+    assert {
+        name: os.getpriority(os.PRIO_PROCESS, one.pid) - os.getpriority(os.PRIO_PROCESS, 0)
+        for name, one in ingest.processes.items()
+    } == {"ingest": 0, "ingest-telemetry-00": NICER, "ingest-telemetry-01": NICER}
     city.stop_simulators()
     until(
         lambda: not city.count("SELECT count(*) FROM lamp_night WHERE dirty"), "nights are settled"
