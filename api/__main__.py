@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import secrets
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -60,7 +59,7 @@ def serve(config: ConfigFile = DEFAULT_CONFIG) -> None:
     def fail() -> None:
         nonlocal failed
         failed = True
-        signal.raise_signal(signal.SIGTERM)
+        server.stop()
 
     try:
         app = create_app(settings, on_failure=fail)

@@ -121,13 +121,17 @@ class News:
 
 
 async def moved_since(conn: Connection, since: datetime) -> Versions:
-    """Return which alerts and cases moved since then."""
-    cursor = await conn.execute("SELECT id, version FROM alert WHERE changed_at > %s", (since,))
-    alerts = {alert: (version, 0.0) async for alert, version in cursor}
+    """Return which alerts and cases moved since then.
+
+    Alerts are asked for last: with an alert its case is told, with a case no alert. So what one
+    transaction did to both is told together, even if it is committed between the two questions.
+    """
     cursor = await conn.execute(
         "SELECT id, version, changed_at FROM alert_case WHERE changed_at > %s", (since,)
     )
-    return Versions(alerts, _versions(await cursor.fetchall()))
+    cases = _versions(await cursor.fetchall())
+    cursor = await conn.execute("SELECT id, version FROM alert WHERE changed_at > %s", (since,))
+    return Versions({alert: (version, 0.0) async for alert, version in cursor}, cases)
 
 
 async def read_alerts_of(

@@ -114,6 +114,14 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
+    def stop(self) -> None:
+        """Stop, as on a signal, but leave it to the caller how the process ends.
+
+        Uvicorn ends it by the signal it got, and whoever watches over it takes that for an order.
+        """
+        self._end_streams()
+        self.should_exit = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop on a signal; a second one cuts short."""
         if self._loop is not None:

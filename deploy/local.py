@@ -30,7 +30,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 
 UP_TIMEOUT_S = 120.0
-DOWN_TIMEOUT_S = 12.0
+# A runner gives its programs and its servers seconds each, and ends by force those that need more.
+DOWN_TIMEOUT_S = 30.0
 # The tree needs a root before anybody can be given a place in it; import your own areas below it.
 ROOT_AREA = "area,parent,level,name,name_en,time_zone,latitude,longitude,households,residents\n" + (
     "city,,city,城市,City,Asia/Shanghai,,,,\n"

@@ -38,15 +38,27 @@ class Desk:
         self, rule: str, minutes: float, *, device: str = "c01-alarm-001", cell: str = "g01"
     ) -> str:
         """Let a device say something, minutes before now; return the id of its case."""
+        with psycopg.connect(self.api.dsn) as conn:
+            return self.ring_within(conn, rule, minutes, device=device, cell=cell)
+
+    def ring_within(
+        self,
+        conn: psycopg.Connection,
+        rule: str,
+        minutes: float,
+        *,
+        device: str = "c01-alarm-001",
+        cell: str = "g01",
+    ) -> str:
+        """Ring in a transaction that somebody else commits."""
         at = NOW - timedelta(minutes=minutes)
         community = device.partition("-")[0]
         kind = device.split("-")[1]
         subject = Subject(kind, f"gw-{community}-a", community, f"{community}-{cell}", device)
         change = Change(RULES[rule], subject, Raise(at, "told"), at, uuid.uuid4().hex)
-        with psycopg.connect(self.api.dsn) as conn:
-            ((_, alert),) = alerts.write(conn, [change], at)
-            row = conn.execute("SELECT case_id FROM case_alert WHERE alert = %s", (alert,))
-            found = row.fetchone()
+        ((_, alert),) = alerts.write(conn, [change], at)
+        row = conn.execute("SELECT case_id FROM case_alert WHERE alert = %s", (alert,))
+        found = row.fetchone()
         return "" if found is None else str(found[0])
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:

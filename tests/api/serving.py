@@ -24,7 +24,7 @@ from edge_agent.messages import Live, LiveDevices, encode
 from tests.api.conftest import session_token
 from tests.services import Broker, until
 
-EVENT_TIMEOUT_S = 30.0
+EVENT_TIMEOUT_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ public_url = "{url}"
     )
     server = Server(process, url, dsn, broker)
     try:
-        await asyncio.to_thread(until, lambda: _is_ready(server), "the api is ready", timeout_s=30)
+        await asyncio.to_thread(until, lambda: _is_ready(server), "the api is ready", timeout_s=80)
         yield server
     finally:
         process.stop()

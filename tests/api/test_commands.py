@@ -27,7 +27,7 @@ def run(
         input=given,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
         env={**os.environ, "LINLI_LOG_LEVEL": "WARNING"},
     )

@@ -15,7 +15,7 @@ from httpx2 import Response
 from api import idempotency
 from tests.api.conftest import NOW, Api
 from tests.api.desk import Point, point
-from tests.services import until
+from tests.api.locks import waited_for
 
 INCIDENTS = "/api/v1/incidents"
 FRAUD = {"category": "fraud", "area": "c01-g01", "occurred_at": "2026-11-20T00:00:00Z"}
@@ -149,13 +149,7 @@ async def _hold(made: Point, conn: psycopg.Connection, key: str) -> asyncio.Task
     """A request under way: it waits for an alert that somebody else holds."""
     conn.execute("SELECT FROM alert WHERE id = %s FOR UPDATE", (made.id,))
     task = asyncio.create_task(ask(made.api, f"{made.path}/note", {"note": "x"}, key))
-    waiting = (
-        "SELECT FROM pg_stat_activity"
-        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    await asyncio.to_thread(
-        until, lambda: bool(conn.execute(waiting).fetchall()), "the request waits for the alert"
-    )
+    await waited_for(conn)
     return task
 
 

@@ -95,9 +95,6 @@ async def station(
     """Where nothing is told but what somebody says: tables are not asked what moved."""
     monkeypatch.setattr(live, "NEWS_EVERY_S", 600.0)
     monkeypatch.setattr(live, "RECONCILE_EVERY_S", 600.0)
-    with psycopg.connect(own_database) as conn:
-        # Of what the city began with nobody is told any more.
-        conn.execute("UPDATE alert SET changed_at = changed_at - interval '1 hour'")
     async with running(own_database, broker) as api:
         yield Station(Desk(api))
 
@@ -249,7 +246,38 @@ async def test_a_case_that_moves_without_a_message_is_told(
         assert (await officer.cases(case))[case]["aborted"]
 
 
+async def test_what_one_transaction_did_is_told_together_without_a_message(
+    own_database: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "RECONCILE_EVERY_S", 600.0)
+    async with running(own_database, broker) as api:
+        station = Station(Desk(api))
+        officer, _ = await station.watch("li")
+        with psycopg.connect(own_database) as slow:
+            slow.execute("LOCK TABLE alert_case IN ACCESS EXCLUSIVE MODE")
+            await waited_for(slow)  # who looks for what moved is in the middle of it
+            case = station.desk.ring_within(slow, "alarm.intrusion", 0)
+        told = await officer.delta()
+        assert [one["id"] for one in told["cases"]] == [case]
+        assert [one["rule"] for one in told["alerts"]] == ["alarm.intrusion"]
+
+
 # -- who comes while others are told
+
+
+async def test_who_comes_a_little_later_shares_the_snapshot_and_misses_nothing(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SNAPSHOT_SHARED_S", 600.0)
+    first, second = await station.join("li"), await station.join("li")
+    (begun,) = await station.hub.begin(first.viewer, None)
+    case, _ = station.ring("alarm.intrusion")
+    await first.cases(case)
+    shared, *missed = await station.hub.begin(second.viewer, None)
+    assert shared == begun
+    assert b"".join(missed).startswith(first.raw)
+    later, _ = station.ring("alarm.smoke", cell="g02")
+    assert list(await second.cases(later)) == [later]
 
 
 async def test_who_comes_while_it_is_looked_for_what_moved_is_told_of_it(

@@ -21,7 +21,7 @@ from tests.api.serving import device_message, publish
 from tests.services import Broker
 from tests.stopping import Stop
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class Ear:
@@ -101,7 +101,9 @@ async def test_what_is_watched_is_heard_again_after_the_broker_was_lost(own_brok
         await asyncio.to_thread(own_broker.server.kill)
         assert await ear.change() is False
         await asyncio.to_thread(own_broker.server.start)
-        assert [await ear.change(), await ear.change()] == [True, None]
+        while (told := await ear.change()) is False:
+            pass  # it looked for the broker before that was back
+        assert [told, await ear.change()] == [True, None]
         assert await ear.of("c02") == [topics.live_devices("c02"), topics.live("c02")]
 
 
@@ -149,7 +151,7 @@ async def test_stop_that_comes_with_the_suback_is_heeded(
 ) -> None:
     stop = Stop(monkeypatch, "_on_subscribe", turns)
     stop.running = task = asyncio.create_task(Ear(broker, "api-live-00").topic.run())
-    await asyncio.wait([task], timeout=5)
+    await asyncio.wait([task], timeout=DEADLINE_S)
     try:
         assert stop.came
         assert task.cancelled()

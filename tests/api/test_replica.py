@@ -27,7 +27,10 @@ from tests.proxy import ProxyFactory
 from tests.services import Broker, until
 
 STANDBY = "api_tests"
-TIMEOUT_S = 20.0
+TIMEOUT_S = 40.0
+# A look that meets something on its way finds the standby as far behind as the look before it is
+# ago: a second, or somewhat more on a busy machine. Not what is meant here.
+SOME_LAG_S = 3.0
 LAMP = "/api/v1/devices/c01-lamp-001"
 # Alerts, incidents, what people set and what the live stream tells are read where they are written.
 CURRENT = {
@@ -56,7 +59,7 @@ def standby(
     yield server
     server.stop()
     with psycopg.connect(database_server.dsn(), autocommit=True) as conn:
-        until(lambda: not _is_followed(conn), "nobody follows any more")
+        until(lambda: not _is_followed(conn), "nobody follows any more", timeout_s=TIMEOUT_S)
         # Or the log would be kept for it, for as long as the tests run.
         conn.execute("SELECT pg_drop_replication_slot(%s)", (STANDBY,))
 
@@ -75,11 +78,27 @@ def standing_still(standby: Postgres) -> Generator[None]:
                 conn.execute("SELECT pg_get_wal_replay_pause_state()").fetchone() == ("paused",)
             ),
             "the standby stands still",
+            timeout_s=TIMEOUT_S,
         )
         try:
             yield
         finally:
             conn.execute("SELECT pg_wal_replay_resume()")
+
+
+def await_copy(dsn: str, standby: Postgres) -> None:
+    """Wait until the standby shows all that is written now."""
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute("SELECT pg_current_wal_lsn()").fetchone()
+    with psycopg.connect(standby.dsn(), autocommit=True) as conn:
+        until(
+            lambda: (
+                conn.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", row).fetchone()
+                == (True,)
+            ),
+            "the standby has it all",
+            timeout_s=TIMEOUT_S,
+        )
 
 
 def at(port: int, dsn: str) -> str:
@@ -102,6 +121,8 @@ async def replicated(
     watch = Watch()
     app = create_app(config, clock=watch, static=Path("/nonexistent"))
     api = Api(app, dsn, watch)
+    # A first connection there is not made in a second where all is slow.
+    _replica(api).pool.timeout = TIMEOUT_S
     async with app.router.lifespan_context(app):
         await eventually(lambda: _replica(api).is_near, "the replica is found")
         yield api
@@ -138,9 +159,16 @@ def rename(dsn: str, name: str) -> None:
 
 
 @pytest.fixture
-async def pair(own_database: str, standby: Postgres, broker: Broker) -> AsyncGenerator[Api]:
+def copied(own_database: str, standby: Postgres) -> str:
+    """The DSN of a city of the test's own that the standby has, too."""
+    await_copy(own_database, standby)
+    return own_database
+
+
+@pytest.fixture
+async def pair(copied: str, standby: Postgres, broker: Broker) -> AsyncGenerator[Api]:
     """The api over a city of the test's own and its copy on the standby."""
-    async with replicated(own_database, at(standby.port, own_database), broker) as api:
+    async with replicated(copied, at(standby.port, copied), broker) as api:
         yield api
 
 
@@ -196,7 +224,7 @@ async def test_nobody_sees_their_own_action_undone(pair: Api, standby: Postgres)
         assert "Max-Age=606" in answer.headers["set-cookie"]
         assert (await li.get(LAMP)).json()["name"] == "新名"
         assert (await wang.get(LAMP)).json()["name"] == "lamp 号 001"
-    await eventually(lambda: (_replica(pair).health.lag_bytes or 0) == 0, "it caught up")
+    await asyncio.to_thread(await_copy, pair.dsn, standby)
     assert (await wang.get(LAMP)).json()["name"] == "新名"
 
 
@@ -208,19 +236,19 @@ async def test_a_session_that_ended_is_over_at_once(pair: Api, standby: Postgres
 
 
 async def test_too_far_behind_it_is_left_out_and_said_so(
-    own_database: str, standby: Postgres, broker: Broker, caplog: pytest.LogCaptureFixture
+    copied: str, standby: Postgres, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    replica = at(standby.port, own_database)
+    replica = at(standby.port, copied)
     with caplog.at_level(logging.INFO, "api.replica"):
-        async with replicated(own_database, replica, broker, lag_limit_s=0.5) as api:
+        async with replicated(copied, replica, broker, lag_limit_s=SOME_LAG_S) as api:
             client = api.client("wang")
             with standing_still(standby):
-                rename(own_database, "新名")
+                rename(copied, "新名")
                 await eventually(lambda: _replica(api).health.status == "lagging", "it is noticed")
                 assert (await client.get(LAMP)).json()["name"] == "新名"
                 told = (await client.get("/readyz")).json()["replica"]
                 assert told["status"] == "lagging"
-                assert told["lag_s"] > 0.5
+                assert told["lag_s"] > SOME_LAG_S
                 assert told["lag_bytes"] > 0
                 assert _figure(api, "linli_api_replica_used") == 0
             await eventually(lambda: _replica(api).is_near, "it caught up")
@@ -230,10 +258,10 @@ async def test_too_far_behind_it_is_left_out_and_said_so(
 
 
 async def test_away_it_is_missed_by_nobody(
-    own_database: str, standby: Postgres, broker: Broker, proxy: ProxyFactory
+    copied: str, standby: Postgres, broker: Broker, proxy: ProxyFactory
 ) -> None:
     line = proxy(standby.port)
-    async with replicated(own_database, at(line.port, own_database), broker) as api:
+    async with replicated(copied, at(line.port, copied), broker) as api:
         client = api.client("wang")
         assert (await client.get(LAMP)).status_code == 200
         served = _served(api)
@@ -290,10 +318,10 @@ async def test_another_installation_is_no_replica(
 
 
 async def test_a_replica_behind_in_its_schema_waits(
-    own_database: str, standby: Postgres, broker: Broker
+    copied: str, standby: Postgres, broker: Broker
 ) -> None:
-    async with replicated(own_database, at(standby.port, own_database), broker) as api:
-        with psycopg.connect(own_database) as conn:
+    async with replicated(copied, at(standby.port, copied), broker) as api:
+        with psycopg.connect(copied) as conn:
             conn.execute(sql.SQL("DELETE FROM schema_migration WHERE version > 2"))
         await eventually(lambda: _replica(api).health.status == "schema", "it is noticed")
         assert not _replica(api).is_near

@@ -12,7 +12,7 @@ import pytest
 from httpx2 import Response
 
 from tests.api.conftest import Api
-from tests.services import until
+from tests.api.locks import waited_for
 
 WHEN = {"type": "threshold", "field": "fill_pct", "above": 50}
 OWN = {
@@ -322,15 +322,10 @@ async def test_while_a_rule_is_tried_others_are_not_queued(rules_city: Api) -> N
     lamp = {**OWN, "kind": "lamp", "when": {"type": "threshold", "field": "power_w", "above": 40}}
     client = rules_city.client("wang")
     path, body = "/api/v1/areas/c01/rules/custom.queued/dry-run", {"definition": lamp, **THIS_WEEK}
-    with psycopg.connect(rules_city.dsn) as conn, psycopg.connect(rules_city.dsn) as look:
-        look.autocommit = True
+    with psycopg.connect(rules_city.dsn) as conn:
         conn.execute("LOCK TABLE device IN ACCESS EXCLUSIVE MODE")
         first = asyncio.create_task(client.post(path, json=body))
-        await asyncio.to_thread(
-            until,
-            lambda: look.execute("SELECT FROM pg_locks WHERE NOT granted").rowcount > 0,
-            "the first to wait for what is locked",
-        )
+        await waited_for(conn)
         async with asyncio.timeout(8):
             second = await client.post(path, json=body)
         conn.rollback()

@@ -37,14 +37,14 @@ async def server(
         yield running
 
 
-async def _talk(server: Server, request: bytes, timeout_s: float = 10) -> bytes:
+async def _talk(server: Server, request: bytes) -> bytes:
     """Send bytes and return all that comes until the server closes or falls silent."""
     reader, writer = await asyncio.open_connection(*_address(server))
     answer = b""
     try:
         writer.write(request)
         await writer.drain()
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(EVENT_TIMEOUT_S):
             answer = await reader.read(-1)
     except ConnectionError:
         pass  # closed while we were still sending: what came before counts
@@ -105,7 +105,7 @@ async def test_endless_head_is_cut(server: Server) -> None:
     writer.write(b"GET / HTTP/1.1\r\nX: ")
     sent = 0
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(EVENT_TIMEOUT_S):
             while sent < 10_000_000:
                 writer.write(b"a" * 10_000)
                 sent += 10_000
@@ -127,7 +127,7 @@ async def test_request_that_never_ends_is_cut_and_others_go_on(server: Server) -
             writer.write(b"Length: 100\r\n\r\n{")
     async with server.client("root") as client:
         assert (await client.get("/api/v1/session")).status_code == 200
-    async with asyncio.timeout(RECEIVE_TIMEOUT_S + 5):
+    async with asyncio.timeout(RECEIVE_TIMEOUT_S + EVENT_TIMEOUT_S):
         answers = [await reader.read(-1) for reader, _ in slow]
     for _, writer in slow:
         writer.close()
@@ -161,7 +161,7 @@ async def test_frozen_reader_is_cut_and_others_do_not_notice(
             alerts = _large_alerts(server, 16)
             await publish(broker, "c01", Live(at=datetime.now(UTC), alerts=tuple(alerts)))
             told: set[str] = set()
-            while told != set(alerts):
+            while not told >= set(alerts):
                 told |= {alert["id"] for alert in (await reader.next("delta")).data["alerts"]}
             await asyncio.to_thread(
                 until, lambda: _streams(server) == 1, "the frozen reader is cut", timeout_s=60
@@ -170,7 +170,8 @@ async def test_frozen_reader_is_cut_and_others_do_not_notice(
 
 
 def _streams(server: Server) -> int:
-    for line in httpx2.get(f"{server.url}/metrics").text.splitlines():
+    figures = httpx2.get(f"{server.url}/metrics", timeout=EVENT_TIMEOUT_S).text
+    for line in figures.splitlines():
         if line.startswith("linli_api_streams "):
             return int(float(line.split()[1]))
     return -1
