@@ -121,6 +121,10 @@ class Load(Crowd):
         event_due, probe_due, tell_due = next(events), next(probes), self._begin + _TELL_S
         while True:
             now = time.monotonic()
+            # All that were due before the end, also where this process comes late to it.
+            while event_due <= (now if self._held else min(now, end)):
+                self._send_event(event_due)
+                event_due = next(events)
             if now >= end and (not self._held or now >= end + self._order.catch_up_s):
                 return
             sent = 0
@@ -137,9 +141,6 @@ class Load(Crowd):
                 if place == len(order):
                     turn, place = turn + 1, 0
                 due = self._begin + (turn + order[place].phase) * self._interval
-            while event_due <= now:
-                self._send_event(event_due)
-                event_due = next(events)
             while probe_due <= now:
                 self._probe(probe_due)
                 probe_due = next(probes)
@@ -190,7 +191,10 @@ class Load(Crowd):
         while True:
             now = time.monotonic()
             self._send_statuses(now)
-            late = any(one.stored < one.sent or one.due for one in self._gateways)
+            late = any(
+                one.stored < one.sent or one.due or one.event_stored < one.event_seq
+                for one in self._gateways
+            )
             if not late or now > deadline:
                 return not late
             if tell_due <= now:

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -34,6 +34,9 @@ from simulators.world import World
 from tests.services import Broker
 from tests.simulators.archive import Archive, Name, archive
 from tests.simulators.town import NOON, SEED
+
+# Whole programs are started, and half a day is lived through.
+pytestmark = pytest.mark.timeout(300)
 
 GATEWAYS = ("gw-c01-a", "gw-c01-b")
 
@@ -161,34 +164,43 @@ async def test_a_timetable_is_played_by_the_clock(
       0.2 | tank-3  water x3
       0.6 | lodge   panic
       0.8 | gate-n  forced
-      1.4 | gw-east is back
+      1.8 | gw-east is back
     """
     scenario = load(find("night")).model_copy(
         update={"live": Live.model_validate({"timetable": timetable})}
     )
     clock = SystemClock()
     world = World(SEED, scenario.city(clock.now()))
-    told: list[Mapping[str, object]] = []
     for gateway in world.city.gateways:
         broker.identity(gateway.gateway)
     place = members.Broker(broker.host, broker.port, broker.ca, broker.services)
-    fleet = Fleet(scenario, world, ledger, place, tmp_path, clock, told.append)
+    lines: list[str] = []
+
+    def hear(said: Mapping[str, object]) -> None:
+        if said["phase"] == "timetable":
+            lines.append(str(said["line"]))
+            if len(lines) == len(scenario.live.timetable):
+                fleet.stop()
+
+    fleet = Fleet(scenario, world, ledger, place, tmp_path, clock, hear)
     async with archive(broker) as heard:
-        assert await fleet.run(1.6)
+        assert await fleet.run()
     agree(ledger.file, heard)
-    lines = [one["line"] for one in told if one["phase"] == "timetable"]
     assert lines == [str(line) for line in scenario.live.timetable]
     ((live_from, _),) = ledger.sessions()
     ((cut, cut_us, mended_us),) = ledger.outages()
     assert cut == "gw-east"
-    assert live_from <= cut_us <= mended_us - 1_000_000
+    # Each at its second or, on a machine that has much to do, after it.
+    assert live_from <= cut_us
+    assert live_from + 1_800_000 <= mended_us
     # What was told behind the cut link came when it was mended, with the instants of its own.
     alarms = [one for one in heard.events if isinstance(one, AlarmEvent)]
-    assert [(one.device, one.phase) for one in sorted(alarms, key=lambda one: one.at)] == [
-        *[("tank-3", "raised"), ("tank-3", "restored")] * 3,
-        ("lodge", "raised"),
-    ]
+    phases = defaultdict[str, list[str]](list)
+    for one in sorted(alarms, key=lambda one: one.at):
+        phases[one.device].append(one.phase)
+    assert phases == {"tank-3": ["raised", "restored"] * 3, "lodge": ["raised"]}
     assert all(cut_us < micros(one.at) < mended_us for one in alarms)
+    assert min(micros(one.at) for one in alarms if one.device == "lodge") > live_from + 600_000
     (forced,) = [one for one in heard.events if isinstance(one, GateEvent)]
     assert (forced.device, forced.event) == ("gate-n", "forced")
     # Three times in each reporting period: nobody is silent for a poll that came late.

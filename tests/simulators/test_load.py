@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 
 from edge_agent.config import SamplingConfig
 from edge_agent.messages import Batch, parse_event, parse_status, parse_telemetry
+from edge_agent.topics import up
+from simulators import load
+from simulators.load import Load
 from simulators.messages import (
     Clock,
     Readings,
@@ -17,10 +23,12 @@ from simulators.messages import (
     alarm,
     community_of,
     equipment,
+    gateway_of,
     status,
 )
-from simulators.mqtt import packets, publish, topic_field
-from simulators.orders import Plan
+from simulators.mqtt import Connection, packets, publish, topic_field
+from simulators.orders import Order, Plan, Tally
+from tests.services import Broker, until
 
 DEVICES = 40
 AT = "2026-03-01T10:00:00.250000Z"
@@ -147,3 +155,94 @@ def test_packets_are_found_however_they_are_cut(cut: int) -> None:
     rest = data[done:]
     again = [(kind, start + done, end + done) for kind, start, end in packets(rest)]
     assert early + again == whole
+
+
+class Noted(Load):
+    """A load that writes down what it tells, in the pieces between which it hears."""
+
+    def __init__(self, plan: Plan) -> None:
+        # Gateway, packet id, and the message without that.
+        self.pieces: list[list[tuple[str, bytes, bytes]]] = [[]]
+        super().__init__(plan)
+
+    def _put(self, connection: Connection, data: bytes) -> None:
+        ((_, start, _),) = packets(data)
+        topic = topic_field(up(connection.identity, "telemetry"))
+        if data.startswith(topic, start):
+            end = start + len(topic)
+            message = data[:end] + data[end + 2 :]
+            self.pieces[-1].append((connection.identity, data[end : end + 2], message))
+        super()._put(connection, data)
+
+    def _hear(self, timeout: float) -> bool:
+        self.pieces.append([])
+        return super()._hear(timeout)
+
+    def times(self) -> Counter[tuple[str, bytes]]:
+        """How often each message of a gateway went out."""
+        return Counter((gateway, message) for part in self.pieces for gateway, _, message in part)
+
+    @property
+    def tally(self) -> Tally:
+        return self._tally
+
+    def close(self) -> None:
+        for one in self._gateways:
+            one.connection.socket.close()
+
+
+GATEWAYS = [gateway_of(number) for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def plan(own_broker: Broker) -> Plan:
+    """Three communities at a broker where nobody else is."""
+    for gateway in GATEWAYS:
+        own_broker.identity(gateway)
+    return Plan(
+        own_broker.host, own_broker.port, str(own_broker.ca), str(own_broker.services),
+        listener="", communities=len(GATEWAYS), devices=DEVICES, name="t", status_s=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("pace", ["clock", "flow"])
+def test_what_nobody_stores_is_sent_again_in_pieces(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, pace: Literal["clock", "flow"]
+) -> None:
+    """The same bytes under another packet id; between two pieces it hears, and says what is due."""
+    monkeypatch.setattr(load, "_STALL_S", 0.2)
+    monkeypatch.setattr(load, "_PIECE", piece := 5)
+    # By the clock each has 20 messages a second to send: its window of eight is soon full.
+    order = Order("stall", pace, seconds=1.5, window=8, limit=24, speed=150, batch=10, drain_s=0)
+    with closing(Noted(plan)) as noted:
+        result = noted.run(order)
+        assert (result["messages"], result["stored"], result["drained"]) == (24, 0, False)
+        until(lambda: noted.drain(0.1) or min(noted.times().values()) > 1, "all is sent again")
+        tally, times = noted.tally, noted.times()
+    assert len(times) == 24, "the same bytes"
+    assert Counter(gateway for gateway, _ in times) == dict.fromkeys(GATEWAYS, 8)
+    assert (tally.resent, tally.refused) == (times.total() - 24, 0)
+    ids = Counter((gateway, mid) for part in noted.pieces for gateway, mid, _ in part)
+    assert set(ids.values()) == {1}, "another packet id"
+    known: set[bytes] = set()
+    again: list[int] = []
+    for part in noted.pieces:
+        again.append(sum(message in known for _, _, message in part))
+        known.update(message for _, _, message in part)
+    assert max(again) == piece
+    assert sum(count > 0 for count in again) >= 24 / piece
+
+
+class Late(Noted):
+    """A load that comes to itself again when all is over."""
+
+    def _hear(self, timeout: float) -> bool:
+        until(lambda: time.monotonic() > self._begin + self._order.seconds, "the end")
+        return super()._hear(timeout)
+
+
+def test_alarms_that_were_due_are_raised_however_late_the_load_is(plan: Plan) -> None:
+    with closing(Late(plan)) as late:
+        result = late.run(Order("late", seconds=0.3, events_per_s=10, drain_s=0))
+    assert len(result["events"]) == 3
+    assert not result["drained"], "nobody stores them"
