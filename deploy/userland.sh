@@ -63,9 +63,9 @@ missing() {
 install() {
     say "apt-get install $*"
     # A fresh machine's lists are empty, an old machine's name files that are gone: refresh first.
-    as_root apt-get -qq update >&2
+    as_root apt-get -qq -o Acquire::Retries=5 update >&2
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
-        -o DPkg::Lock::Timeout=300 install "$@" >&2
+        -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300 install "$@" >&2
 }
 
 # The machine's own mirror of Debian, where it has one; mmdebstrap knows the public one.
@@ -104,7 +104,7 @@ build() {
     fi
     # No cluster of the package's own: ours live in data folders. Manuals and translations stay out.
     as_root mmdebstrap --variant=essential --include="$servers" \
-        --aptopt="$work/apt.conf" \
+        --aptopt='Acquire::Retries "5"' --aptopt="$work/apt.conf" \
         --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/doc/*' \
