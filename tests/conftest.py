@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test can ask for, by subject; the order in which tests run."""
+"""What every test can ask for, by subject; the order in which tests run; nothing hangs on speed."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.proxy import proxy
 from tests.services import (
@@ -32,6 +33,12 @@ __all__ = [
     "service_folder",
     "userland",
 ]
+
+# One example that takes longer than others, because a machine is busy, is no mistake.
+settings.register_profile(
+    "linli", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("linli")
 
 _MARKERS = {
     "broker": "talks to a real Mosquitto",

@@ -25,9 +25,10 @@ from ingest.registry import import_files
 from simulators import registry
 
 SEED = 7
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 90.0
-LISTEN_S = 5.0
+LISTEN_S = 20.0
+CONNECT_TIMEOUT_S = 20
 
 SERVICES = ("ingest-telemetry-00", "ingest-event-00", "api-live-00", WITNESS)
 
@@ -344,19 +345,19 @@ key_file = {quoted(str(self.folder / "pseudonym.key"))}
 
     def count(self, query: str) -> int:
         """One number from the database, seen as anybody else sees it."""
-        with psycopg.connect(self.dsn, connect_timeout=5) as conn:
+        with psycopg.connect(self.dsn, connect_timeout=CONNECT_TIMEOUT_S) as conn:
             row = conn.execute(query.encode()).fetchone()
         assert row is not None
         return row[0]
 
     def column(self, query: str) -> list[float]:
         """One column of numbers from the database."""
-        with psycopg.connect(self.dsn, connect_timeout=5) as conn:
+        with psycopg.connect(self.dsn, connect_timeout=CONNECT_TIMEOUT_S) as conn:
             return [value for (value,) in conn.execute(query.encode())]
 
     def texts(self, query: str) -> list[str]:
         """One column of texts from the database."""
-        with psycopg.connect(self.dsn, connect_timeout=5) as conn:
+        with psycopg.connect(self.dsn, connect_timeout=CONNECT_TIMEOUT_S) as conn:
             return [value for (value,) in conn.execute(query.encode())]
 
     def stored(self) -> int:
@@ -396,14 +397,14 @@ key_file = {quoted(str(self.folder / "pseudonym.key"))}
     def unsettled(self, gateway: str | None = None) -> int:
         """How many messages are accepted and not covered by their stream's watermark."""
         recorded = self.recorded(gateway)
-        with psycopg.connect(self.dsn, connect_timeout=5) as conn:
+        with psycopg.connect(self.dsn, connect_timeout=CONNECT_TIMEOUT_S) as conn:
             books = streams.seen(conn)
         upto = {stream: streams.watermark(ranges) for (_, stream), ranges in books.items()}
         return sum(max(0, seq - upto.get(stream, 0)) for stream, seq in recorded.items())
 
     def covers(self, due: Mapping[str, int]) -> bool:
         """Whether watermarks have reached these seqs of these streams."""
-        with psycopg.connect(self.dsn, connect_timeout=5) as conn:
+        with psycopg.connect(self.dsn, connect_timeout=CONNECT_TIMEOUT_S) as conn:
             books = streams.seen(conn)
         upto = {stream: streams.watermark(ranges) for (_, stream), ranges in books.items()}
         return all(upto.get(stream, 0) >= seq for stream, seq in due.items())
@@ -422,7 +423,7 @@ key_file = {quoted(str(self.folder / "pseudonym.key"))}
         self._stopped_at = datetime.now(UTC)
         self.simulators.ask_to_stop()
         self.await_phase("stopped")
-        status = self.simulators.popen.wait(10)
+        status = self.simulators.popen.wait(READY_TIMEOUT_S)
         stopped = self.told()[-1]
         if status != 0 or not stopped["drained"]:
             raise NotReached(f"not drained: {stopped}, status {status}\n{self.simulators.tail()}")

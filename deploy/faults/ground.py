@@ -38,7 +38,7 @@ class NotReached(AssertionError):
 
 
 def until(
-    check: Callable[[], object], what: str, *, timeout_s: float = 10.0, every_s: float = 0.02
+    check: Callable[[], object], what: str, *, timeout_s: float = 30.0, every_s: float = 0.02
 ) -> None:
     """Wait until ``check`` is true.
 

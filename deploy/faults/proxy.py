@@ -96,7 +96,7 @@ class Proxy:
         """Reset every connection and listen no more."""
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(30)
         self._loop.close()
 
     def cut(self, *, refuse: bool = False) -> int:
@@ -142,7 +142,7 @@ class Proxy:
     # Everything below runs in the proxy's own loop.
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     async def _open(self) -> None:
         await self._heal()

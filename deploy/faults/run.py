@@ -344,6 +344,18 @@ class Run:
         )
         self.recoveries.append(time.monotonic() - healed)
 
+    def rest(self) -> int:
+        """Wait until what was on its way is stored, now that nothing follows it; return the sum."""
+        found = -1
+
+        def still() -> bool:
+            nonlocal found
+            before, found = found, self.city.stored()
+            return found == before
+
+        until(still, "nothing moves", timeout_s=RECOVERY_MAX_S, every_s=1.0)
+        return found
+
     def _supervise(self) -> None:
         """Start ingest again if it ended by itself, as systemd or the runner would."""
         ingest = self.city.ingest

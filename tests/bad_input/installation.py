@@ -36,7 +36,7 @@ from edge_agent.topics import UpChannel
 from tests.ingest.community import found
 from tests.services import Broker, until
 
-READY_TIMEOUT_S: Final = 30.0
+READY_TIMEOUT_S: Final = 60.0
 KINDS: Final = ("lamp", "bin", "gate", "alarm")
 
 
@@ -199,7 +199,7 @@ class Installation:
     _ingest: Process | None = None
     _conn: psycopg.Connection | None = None
     # Made once: a client's TLS context takes longer than its request.
-    _client: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=10))
+    _client: httpx2.Client = field(default_factory=lambda: httpx2.Client(timeout=30))
 
     def found(self, gateways: Iterable[str], more: Sequence[tuple[str, str, str]] = ()) -> None:
         """Register gateways, each with a device of every class, and ``more`` devices."""

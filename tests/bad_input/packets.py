@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from deploy.services import HOST
 from tests.services import Identity
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 CONNACK, PUBLISH, PUBACK, PONG, DISCONNECT = 2, 3, 4, 13, 14
 

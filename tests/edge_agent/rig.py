@@ -161,7 +161,7 @@ def offline_config(folder: Path, **sections: Any) -> AgentConfig:
 
 
 async def eventually(
-    check: Callable[[], object], what: str, *, timeout_s: float = 10.0, every_s: float = 0.01
+    check: Callable[[], object], what: str, *, timeout_s: float = 20.0, every_s: float = 0.01
 ) -> None:
     """Wait, without holding the loop, until ``check`` is true."""
     deadline = time.monotonic() + timeout_s

@@ -18,7 +18,7 @@ import pytest
 from edge_agent.kinds.lamp import LampReading
 from edge_agent.outbox import Outbox
 from tests.edge_agent.rig import eventually, server
-from tests.services import Broker, until
+from tests.services import Broker
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("LINLI_")}
 
@@ -32,7 +32,7 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
         command(*arguments),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
         env=ENVIRONMENT | environment,
     )
@@ -109,7 +109,7 @@ async def test_killed_agent_loses_nothing_and_doubles_no_seq(
                 for _ in range(5):
                     on = not on
                     installation.switch(on=on)
-                    await eventually(told, "switched", timeout_s=20)
+                    await eventually(told, "switched")
                 process.send_signal(signal.SIGKILL)
                 process.wait()
         contents: dict[int, bytes] = {}
@@ -134,9 +134,9 @@ async def test_terminated_agent_says_goodbye_and_exits_cleanly(
 ) -> None:
     async with server(broker, "gw-process") as ingest:
         with installation.agent() as process:
-            await eventually(lambda: ingest.telemetry, "telemetry arrived", timeout_s=20)
+            await eventually(lambda: ingest.telemetry, "telemetry arrived")
             process.send_signal(signal.SIGTERM)
-            until(lambda: process.poll() is not None, "exited")
+            await eventually(lambda: process.poll() is not None, "exited")
             assert process.returncode == 0
         await eventually(lambda: ingest.statuses[-1].state == "offline", "said goodbye")
         assert ingest.statuses[-1].at is not None, "not the will"

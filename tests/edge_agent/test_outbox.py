@@ -942,9 +942,13 @@ class OutboxMachine(RuleBasedStateMachine):
 
 def test_outbox_agrees_with_a_naive_model_through_crashes() -> None:
     OutboxMachine.happened.clear()
-    run_state_machine_as_test(
-        OutboxMachine,
-        settings=settings(max_examples=50, stateful_step_count=40, deadline=None),
-    )
     expected = {f"{lane} {what}" for lane in LANES for what in ("evicted", "renewed")}
+    # What is tried is chance, so that now and then something rare is not among it.
+    for _ in range(5):
+        run_state_machine_as_test(
+            OutboxMachine,
+            settings=settings(max_examples=50, stateful_step_count=40, deadline=None),
+        )
+        if OutboxMachine.happened.keys() >= expected:
+            break
     assert OutboxMachine.happened.keys() >= expected

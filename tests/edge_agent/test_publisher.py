@@ -287,8 +287,10 @@ async def test_malformed_downlink_is_counted_and_changes_nothing(
 async def test_command_is_answered_and_never_executed(
     broker: Broker, tmp_path: Path, script: Script, age_s: float, step: str, reason: str
 ) -> None:
-    agent, clock = agent_of(config_for(tmp_path, broker, "gw-command"), script)
-    async with server(broker, "gw-command") as ingest, running(agent):
+    # Of its own: a status that another test left at the broker is no sign that this one listens.
+    gateway = f"gw-command-{step}"
+    agent, clock = agent_of(config_for(tmp_path, broker, gateway), script)
+    async with server(broker, gateway) as ingest, running(agent):
         await eventually(lambda: ingest.statuses, "connected")
         expires = clock.now() - timedelta(seconds=age_s)
         await ingest.command(
@@ -309,7 +311,8 @@ async def test_command_is_answered_and_never_executed(
 async def test_configuration_is_applied_when_its_version_is_higher(
     broker: Broker, tmp_path: Path, script: Script
 ) -> None:
-    agent, _ = agent_of(config_for(tmp_path, broker, "gw-config"), script)
+    patient = {"status_interval_s": 3_600.0}
+    agent, _ = agent_of(config_for(tmp_path, broker, "gw-config", sampling=patient), script)
     async with server(broker, "gw-config") as ingest, running(agent):
         await eventually(lambda: ingest.statuses, "connected")
         await ingest.configure(Config(version=2, heartbeat_s=7, status_interval_s=1))
@@ -329,10 +332,10 @@ async def test_status_is_repeated_as_heartbeat(
     config = config_for(tmp_path, broker, "gw-heart", sampling={"status_interval_s": 1.0})
     agent, clock = agent_of(config, script)
     async with server(broker, "gw-heart") as ingest, running(agent):
-        await eventually(lambda: len(ingest.statuses) == 1, "born")
+        await eventually(lambda: ingest.statuses, "born")
         measure(agent, script, clock, 1)
-        await eventually(lambda: len(ingest.statuses) == 2, "heard again")
-        assert ingest.statuses[1].outbox_messages == 1
+        await eventually(lambda: ingest.statuses[-1].outbox_messages == 1, "heard again")
+        assert ingest.statuses[0].outbox_messages == 0
     agent.close()
 
 
@@ -489,7 +492,7 @@ async def test_clock_that_was_never_set_is_told_and_stamps_nothing(
     async with server(broker, "gw-1970") as ingest, running(agent, sample=True):
         await eventually(lambda: ingest.statuses, "born")
         assert (ingest.statuses[0].at, ingest.statuses[0].clock) == (None, "unsynchronized")
-        assert "the clock says 1970-01-01" in caplog.text
+        await eventually(lambda: "the clock says 1970-01-01" in caplog.text, "told")
         expires = T0 + timedelta(days=3650)
         await ingest.command(
             Command(
@@ -566,7 +569,7 @@ async def test_stall_is_told_through_a_flapping_link(
         broker,
         "gw-flap",
         port=link.port,
-        publishing={"alarm_after_s": 1.0, "resend_after_s": 0.1},
+        publishing={"alarm_after_s": 2.5, "resend_after_s": 0.1},
     )
     agent, clock = agent_of(config, script)
     async with server(broker, "gw-flap") as ingest, running(agent):
@@ -576,7 +579,7 @@ async def test_stall_is_told_through_a_flapping_link(
             await eventually(lambda: len(ingest.telemetry) >= count, "sent again and again")
 
         for _ in range(20):
-            await heard(len(ingest.telemetry) + 4)  # takes less than the alarm does
+            await heard(len(ingest.telemetry) + 3)  # takes much less than the alarm does
             if "published but not stored" in caplog.text:
                 break
             link.cut()
@@ -700,7 +703,7 @@ async def test_evicted_messages_close_their_range_and_the_rest_drains(
     last = agent.outbox.lane("telemetry").next - 1
     async with server(broker, "gw-evict") as ingest, running(agent):
         ingest.stores = True
-        await eventually(lambda: agent.outbox.depth() == 0, "drained", timeout_s=20)
+        await eventually(lambda: agent.outbox.depth() == 0, "drained")
         assert sorted(ingest.lane_seqs("telemetry")) == list(range(evicted + 1, last + 1))
     agent.close()
 

@@ -42,7 +42,7 @@ async def test_stop_that_comes_with_the_suback_is_heeded(
         async with started(config_for(tmp_path, broker, gateway)) as task:
             stop.running = task
             await eventually(lambda: stop.came, "subscribed")
-            await asyncio.wait([task], timeout=5)
+            await asyncio.wait([task], timeout=30)
             assert task.cancelled()
         await eventually(
             lambda: ingest.statuses and ingest.statuses[-1].state == "offline", "said goodbye"
@@ -62,5 +62,5 @@ async def test_stop_that_comes_with_the_end_of_the_connection_is_heeded(
             stop.running = task
             link.cut()
             await eventually(lambda: stop.came, "torn")
-            await asyncio.wait([task], timeout=5)
+            await asyncio.wait([task], timeout=30)
             assert task.cancelled()

@@ -25,7 +25,7 @@ RUNS_USUAL: Final = "20000"
 USUAL: Final = ("topic", "telemetry", "batch", "event", "status", "judge", "registry")
 
 
-@pytest.mark.timeout(0 if RUNS else 120)
+@pytest.mark.timeout(0 if RUNS else 600)
 @pytest.mark.parametrize("target", TARGETS if RUNS else USUAL)
 def test_coverage_finds_no_defect(target: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz.harness", target, "--folder", str(tmp_path)]

@@ -137,7 +137,7 @@ def test_many_gateways_at_once_make_one_case(precinct: Precinct) -> None:
     def ring(device: str) -> None:
         rule = "gate.forced" if "gate" in device else "alarm.intrusion"
         with psycopg.connect(precinct.dsn) as conn:
-            start.wait(10)
+            start.wait(30)
             alerts.write(conn, [precinct.change(device, rule, 1)], at(1))
 
     with ThreadPoolExecutor(len(devices)) as pool:
@@ -158,7 +158,7 @@ def test_a_transaction_that_dies_leaves_nothing(precinct: Precinct) -> None:
     ]
     alerts.write(doomed, changes, at(1))
     ((pid,),) = doomed.execute("SELECT pg_backend_pid()").fetchall()
-    precinct.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
+    precinct.rows("SELECT pg_terminate_backend(%s, 30000)", pid)
     with pytest.raises(psycopg.OperationalError):
         doomed.commit()
     doomed.close()

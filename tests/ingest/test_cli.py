@@ -413,7 +413,8 @@ def test_an_interrupt_ends_with_130(installation: Installation) -> None:
         key = conn.execute("SELECT pg_advisory_lock(%s)", (int.from_bytes(b"linli"),)).fetchone()
         assert key is not None
         process = subprocess.Popen(
-            [*COMMAND, "migrate"],
+            # What a shell starts in the background is deaf to Ctrl-C, and so are we then.
+            ["env", "--default-signal=INT", *COMMAND, "migrate"],
             cwd=installation.folder,
             env=installation.environ,
             stderr=subprocess.PIPE,
@@ -424,7 +425,7 @@ def test_an_interrupt_ends_with_130(installation: Installation) -> None:
             row = conn.execute(waiting.encode()).fetchone()
             return row is not None and row[0] == 1
 
-        until(waits, "the second starter waits", timeout_s=20)
+        until(waits, "the second starter waits", timeout_s=60)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130

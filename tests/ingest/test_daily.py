@@ -232,7 +232,7 @@ def test_of_two_that_keep_the_days_one_waits(
             waiting.start()
             while "another ingest keeps the days" not in caplog.text:
                 assert time.monotonic() < deadline
-        assert bench.value("SELECT count(*) FROM community_day") == 0
+            assert bench.value("SELECT count(*) FROM community_day") == 0
         while not bench.value("SELECT count(*) FROM community_day"):
             assert time.monotonic() < deadline
     finally:

@@ -23,14 +23,19 @@ from ingest.writer import Writer
 from tests.ingest.community import GATEWAY, OTHER_GATEWAY, Bench, feed, found
 from tests.services import Broker
 
-NOW = datetime.now(UTC).replace(microsecond=0)
 LAMP = "c01-lamp-001"
 HEADER = "gateway,community,name,life\n"
 
 
 @pytest.fixture
-def bench(database: str, broker: Broker) -> Iterator[Bench]:
-    found(database, in_service_from=NOW - timedelta(hours=1))
+def now() -> datetime:
+    """No earlier than the test: lanes look round by the clock, too, and never twice a second."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture
+def bench(database: str, broker: Broker, now: datetime) -> Iterator[Bench]:
+    found(database, in_service_from=now - timedelta(hours=1))
     made = Bench(database, broker)
     yield made
     made.close()
@@ -175,11 +180,13 @@ def test_what_it_was_is_kept_and_heartbeats_leave_none(conn: psycopg.Connection)
 # -- what it says
 
 
-def test_what_it_says_first_in_service_is_stored(bench: Bench, conn: psycopg.Connection) -> None:
+def test_what_it_says_first_in_service_is_stored(
+    bench: Bench, conn: psycopg.Connection, now: datetime
+) -> None:
     """Before anybody looked at the registry anew; what it said before was refused, and counted."""
     become(conn, "planned")
     writer = bench.telemetry()
-    at = NOW - timedelta(minutes=2)
+    at = now - timedelta(minutes=2)
     feed(writer, bench.batch(1, LampReading(device=LAMP, at=at, lit=True)))
     assert bench.value("SELECT reason FROM dead_letter") == "gateway.planned"
     become(conn, "in_service")
@@ -248,16 +255,16 @@ def trouble(bench: Bench, now: datetime) -> Writer:
 
 @pytest.mark.parametrize("runs", [True, False], ids=["live", "while ingest was down"])
 def test_what_stands_ends_with_its_gateway(
-    bench: Bench, conn: psycopg.Connection, runs: bool
+    bench: Bench, conn: psycopg.Connection, now: datetime, runs: bool
 ) -> None:
-    writer = trouble(bench, NOW)
+    writer = trouble(bench, now)
     assert {rule: steps[-1][0] for rule, steps in timelines(bench).items()} == {
         "gateway.outbox_filling": "raised",
         "gateway.silent": "raised",
     }
     retire_devices(conn)
     become(conn, "retired")
-    after = NOW + timedelta(seconds=1_900)
+    after = now + timedelta(seconds=1_900)
     if runs:
         reload(writer)
     else:
@@ -285,12 +292,12 @@ def test_what_stands_ends_with_its_gateway(
 
 @pytest.mark.parametrize("life", ["retired", "planned"])
 def test_what_it_says_all_the_same_is_refused(
-    bench: Bench, conn: psycopg.Connection, life: str
+    bench: Bench, conn: psycopg.Connection, now: datetime, life: str
 ) -> None:
     become(conn, life)
     writer = bench.telemetry()
     for seq in range(1, 200):
-        feed(writer, bench.batch(seq, LampReading(device=LAMP, at=NOW, lit=True)))
+        feed(writer, bench.batch(seq, LampReading(device=LAMP, at=now, lit=True)))
     assert bench.rows("SELECT DISTINCT reason FROM dead_letter") == [{"reason": f"gateway.{life}"}]
     assert bench.value("SELECT count(*) FROM reading_lamp") == 0
     # That one speaks before its time is worth a look; that scrap does is not.
@@ -299,30 +306,30 @@ def test_what_it_says_all_the_same_is_refused(
 
 
 def test_a_loss_that_is_looked_for_ends_with_its_gateway(
-    bench: Bench, conn: psycopg.Connection
+    bench: Bench, conn: psycopg.Connection, now: datetime
 ) -> None:
     writer = bench.events()
-    listening(writer, NOW)
+    listening(writer, now)
     for seq in (1, 3):
         feed(bench_telemetry := bench.telemetry(), bench.batch(
-            seq, LampReading(device=LAMP, at=NOW, lit=True)
+            seq, LampReading(device=LAMP, at=now, lit=True)
         ))  # fmt: skip
         bench_telemetry.close()
     writer = bench.events()
-    listening(writer, NOW)
+    listening(writer, now)
     for minute in range(0, 40, 2):
-        tick(writer, NOW + timedelta(minutes=minute))
+        tick(writer, now + timedelta(minutes=minute))
     assert [step[0] for step in timelines(bench)["stream.hole"]] == ["raised"]
     retire_devices(conn)
     become(conn, "retired")
     reload(writer)
     for minute in range(40, 60, 2):
-        tick(writer, NOW + timedelta(minutes=minute))
+        tick(writer, now + timedelta(minutes=minute))
     assert timelines(bench)["stream.hole"][1:] == [("cleared", "rule", "gateway_retired")]
 
 
-def test_others_go_on(bench: Bench, conn: psycopg.Connection) -> None:
+def test_others_go_on(bench: Bench, conn: psycopg.Connection, now: datetime) -> None:
     become(conn, "retired", OTHER_GATEWAY)
-    trouble(bench, NOW)
+    trouble(bench, now)
     assert set(timelines(bench)) == {"gateway.outbox_filling", "gateway.silent"}
     assert not any(step[0] == "cleared" for steps in timelines(bench).values() for step in steps)

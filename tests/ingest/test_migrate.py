@@ -87,6 +87,8 @@ def test_what_an_older_ingest_cannot_live_with_waits_for_its_end(empty: str, fol
         with pytest.raises(SchemaError, match=r"0003_third\.sql.*linli-ingest ingest-event-00"):
             migrate(empty, folder=folder)
     assert one(empty, "SELECT to_regclass('second')") is not None
+    writing = "FROM pg_stat_activity WHERE application_name = 'linli-ingest ingest-event-00'"
+    until(_equals(empty, f"SELECT count(*) {writing}", 0), "the server noticed its end")
     assert migrate(empty, folder=folder) == ["0003_third.sql"]
 
 
@@ -175,7 +177,7 @@ def test_a_starter_killed_halfway_leaves_its_work_to_the_next(empty: str, folder
     asleep = "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
     sleeping = f"SELECT count(*) {asleep}"
     try:
-        until(_equals(empty, sleeping, 1), "the starter is in the middle", timeout_s=20)
+        until(_equals(empty, sleeping, 1), "the starter is in the middle", timeout_s=60)
     finally:
         assert starter.pid is not None
         os.kill(starter.pid, signal.SIGKILL)

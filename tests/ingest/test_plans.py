@@ -217,6 +217,7 @@ async def test_open_chunk_without_b_tree_is_read_by_time_and_closed_ones_by_devi
     found(database, in_service_from=NOW - 30 * DAY)
     start = NOW.replace(hour=0, minute=0, second=0, microsecond=0) - 2 * DAY
     with connect(database, "test") as conn:
+        conn.execute("SET statement_timeout = 0")  # the product never writes so many at once
         conn.execute(
             """
             INSERT INTO reading_lamp (at, received_at, device_id, power_w)
@@ -363,6 +364,8 @@ def test_what_was_held_back_is_found_in_the_newest_chunks(town: str, indexed: st
 
 def test_updates_of_states_are_hot(town: str, broker: Broker) -> None:
     bench = Bench(town, broker)
+    # Whoever was here before may be about to add its own.
+    until(lambda: not _others(bench), "others are gone")
     before = _updates(bench)
     writer = bench.telemetry()
     for seq in range(1, 6):
@@ -375,6 +378,13 @@ def test_updates_of_states_are_hot(town: str, broker: Broker) -> None:
     all_, hot = (now - then for now, then in zip(_updates(bench), before, strict=True))
     assert all_ == 5 * 50
     assert hot >= 0.9 * all_
+
+
+def _others(bench: Bench) -> int:
+    return bench.value(
+        "SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database()"
+        " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
 
 
 def _updates(bench: Bench) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, LiteralString
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -344,6 +345,7 @@ def fixed(course: Course) -> None:
     course.teardown()
 
 
+@pytest.mark.timeout(300)
 def test_killed_anywhere_both_lanes_tell_the_same(
     database_server: Postgres, database_template: str, broker: Broker
 ) -> None:

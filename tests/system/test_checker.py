@@ -15,7 +15,7 @@ from deploy.faults.run import Fault, Outcome, Run, perform
 from deploy.services import Postgres, Userland
 from ingest.pki import Authority
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture
@@ -103,7 +103,8 @@ def test_storing_without_deduplication_is_seen(ground: Ground) -> None:
         assert city.ingest is not None
         city.ingest.kill()
         doomed = city.start_ingest("ingest.after_commit:3", wait=False)
-        until(lambda: not doomed.running, "it is killed after COMMIT")
+        # It has to start first.
+        until(lambda: not doomed.running, "it is killed after COMMIT", timeout_s=60)
         run.sometimes("killed", doomed.popen.returncode == -signal.SIGKILL)
         city.start_ingest("ingest.skip_dedupe")
         run.finish()

@@ -20,7 +20,7 @@ from deploy.faults.worker import load
 from deploy.installation import environment
 
 # The first test waits for all of them.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3_000)
 
 Rows = Mapping[str, Mapping[str, Any]]
 

@@ -37,9 +37,9 @@ from tests.bad_input.installation import Gateway
 from tests.ingest.community import found
 from tests.services import Broker, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
-READY_S = 30.0
+READY_S = 60.0
 
 
 class Ingest:
@@ -101,6 +101,11 @@ def city(database: str, own_broker: Broker, tmp_path: Path) -> Iterator[City]:
     made.close()
 
 
+def await_settled(city: City) -> None:
+    dirty = "SELECT count(*) FROM lamp_night WHERE dirty"
+    until(lambda: not city.count(dirty), "nights are settled", timeout_s=READY_S)
+
+
 def test_members_one_of_them_killed_store_all_once_and_raise_what_one_process_raises(
     city: City,
 ) -> None:
@@ -126,9 +131,7 @@ def test_members_one_of_them_killed_store_all_once_and_raise_what_one_process_ra
         for name, one in ingest.processes.items()
     } == {"ingest": 0, "ingest-telemetry-00": NICER, "ingest-telemetry-01": NICER}
     city.stop_simulators()
-    until(
-        lambda: not city.count("SELECT count(*) FROM lamp_night WHERE dirty"), "nights are settled"
-    )
+    await_settled(city)
     until(lambda: not intruder.running, "who wants what another has gives up", timeout_s=READY_S)
     assert intruder.popen.returncode == 2
     assert "partitions 1f of the telemetry lane are written by" in city.log("intruder")
@@ -239,9 +242,7 @@ def test_one_process_becomes_two_and_one_again_while_gateways_send(city: City) -
     for sender in senders:
         sender.finish()
     ledger.close()
-    until(
-        lambda: not city.count("SELECT count(*) FROM lamp_night WHERE dirty"), "nights are settled"
-    )
+    await_settled(city)
     verdict = city.compare(Terms(physics=False, beside=FLOW_RULES))
     assert not verdict.differences
     assert verdict.readings.ok

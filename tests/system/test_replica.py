@@ -11,7 +11,7 @@ from deploy.drills.failover import rehearse
 from deploy.services import Userland
 from ingest.pki import Authority
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.mark.database

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import signal
 import socket
@@ -29,7 +28,7 @@ from tests.proxy import Direction, ProxyFactory
 from tests.services import Broker, Identity, until
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 # -- database ---------------------------------------------------------------------------------
@@ -202,7 +201,7 @@ def test_hearing_is_limited_by_identity(
 
 def test_anonymous_is_refused(broker: Broker) -> None:
     context = ssl.create_default_context(cafile=str(broker.ca))
-    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+    with pytest.raises((ssl.SSLError, ConnectionError)):
         _first_answer(broker.port, context)
 
 
@@ -212,7 +211,7 @@ def test_certificate_of_another_authority_is_refused(broker: Broker, tmp_path: P
     issued = issue_client(folder, "gw-own", out=tmp_path)
     context = ssl.create_default_context(cafile=str(broker.ca))
     context.load_cert_chain(issued.certificate, issued.key)
-    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+    with pytest.raises((ssl.SSLError, ConnectionError)):
         _first_answer(broker.port, context)
 
 
@@ -441,8 +440,8 @@ def _status(pid: int) -> dict[str, str]:
 
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        status = _status(pid)
+    except (FileNotFoundError, ProcessLookupError):  # before it is opened, while it is read
         return False
     # Reparented and not yet reaped is as good as gone.
-    return not _status(pid).get("State", "Z").startswith("Z")
+    return not status.get("State", "Z").startswith("Z")

@@ -190,8 +190,7 @@ def frozen_broker(run: Run) -> None:
     for _ in run.times():
         run.flow()
         with frozen([run.broker.server.process.pid]):
-            time.sleep(1.0)
-            before = run.city.stored()
+            before = run.rest()
             time.sleep(30.0 if run.full else 3.0)
             moved = run.city.stored() - before
         with run.healing():

@@ -167,10 +167,11 @@ def locked(run: Run) -> None:
     for _ in run.times():
         run.flow()
         assert run.city.ingest is not None
-        before_mb = resident_mb(run.city.ingest.pid)
+        before_mb, lost = resident_mb(run.city.ingest.pid), _lost(run)
         with psycopg.connect(run.city.dsn) as conn:
             conn.execute("LOCK TABLE reading_lamp IN ACCESS EXCLUSIVE MODE")
             time.sleep(60.0 if run.full else 7.0)
+            until(lambda lost=lost: _lost(run) > lost, "ingest waited in vain")
             growth_mb = resident_mb(run.city.ingest.pid) - before_mb
             conn.rollback()
         with run.healing():
@@ -239,9 +240,14 @@ def disk_full(run: Run) -> None:
     filler = folder / "filler"
     for _ in run.times():
         run.flow()
-        fill(filler)
         lost = _lost(run)
-        until(lambda lost=lost: _lost(run) > lost, "the database refuses", timeout_s=30)
+
+        def refuses(lost: int = lost) -> bool:
+            # Again and again: a checkpoint gives back what the log took before it.
+            fill(filler)
+            return _lost(run) > lost
+
+        until(refuses, "the database refuses", timeout_s=60, every_s=0.2)
         time.sleep(1.0)
         with run.healing():
             filler.unlink()

@@ -75,7 +75,7 @@ def reset(run: Run) -> None:
         run.flow(50)
         taken = line.accepted
         line.cut_after(run.rng.randrange(1, 20_000))
-        until(lambda taken=taken: line.accepted > taken, "a connection is reset", timeout_s=20)
+        until(lambda taken=taken: line.accepted > taken, "a connection is reset", timeout_s=60)
         resets += 1
         with run.healing():
             pass

@@ -19,7 +19,9 @@ from ingest.store import messages
 from tests.ingest.notify.town import Receiver, Town
 from tests.services import until
 
-DEADLINE_S = 30.0
+pytestmark = pytest.mark.timeout(300)
+
+DEADLINE_S = 60.0
 
 
 @contextmanager

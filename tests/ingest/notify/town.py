@@ -79,7 +79,7 @@ class Mailbox:
 @contextmanager
 def smtp() -> Generator[Mailbox]:
     mailbox = Mailbox(port=free_port())
-    controller = Controller(mailbox, hostname=HOST, port=mailbox.port)
+    controller = Controller(mailbox, hostname=HOST, port=mailbox.port, ready_timeout=30)
     controller.start()
     try:
         yield mailbox
