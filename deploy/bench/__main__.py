@@ -338,7 +338,8 @@ TRIALS: Final[Mapping[str, Trial]] = {
 }
 
 
-#: Trials that one city can be put through, each as if it were the first.
+#: Trials that one city can be put through, one after the other. `ingest` and `burst` check that
+#: each lamp was lit all the time: no longer so once it was quiet for a minute and a half.
 _SAME_STAGE: Final = ("ingest", "alerts", "replay", "burst", "outage", "fanout")
 
 

@@ -195,8 +195,8 @@ def _catch_up(bench: Bench, load: Loading) -> None:
     caught_up = load.drain(_DRAIN_S)
     took_s = time.monotonic() - started
     bench.result.notes.append(
-        f"{away['readings']:,} readings of {seconds:g} s were stored {took_s:.0f} s after ingest"
-        " was ready again"
+        f"what was due in {seconds:g} s was stored {took_s:.0f} s after ingest was ready again;"
+        f" {away['readings']:,} readings of it had been sent, the rest was held back"
     )
     bench.result.wrong += [] if caught_up else ["not caught up"]
     bench.result.wrong += bench.differences(load, away)

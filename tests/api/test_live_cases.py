@@ -99,6 +99,16 @@ async def station(
         yield Station(Desk(api))
 
 
+@pytest.fixture
+async def looking(
+    own_database: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Station]:
+    """Where tables are asked every second what moved, and not what is there."""
+    monkeypatch.setattr(live, "RECONCILE_EVERY_S", 600.0)
+    async with running(own_database, broker) as api:
+        yield Station(Desk(api))
+
+
 async def test_a_case_is_told_with_the_alert_that_opens_it(station: Station) -> None:
     officer, _ = await station.watch("li")
     case, alert = station.ring("alarm.intrusion")
@@ -230,36 +240,28 @@ async def test_a_case_that_leaves_the_cell_is_told_to_be_gone(station: Station) 
     assert ([one["id"] for one in told["cases"]], told["cases_gone"]) == ([marker], [])
 
 
-async def test_a_case_that_moves_without_a_message_is_told(
-    own_database: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_case_that_moves_without_a_message_is_told(looking: Station) -> None:
     """As a code entered after the alarm was over moves it, or another process of the api."""
-    monkeypatch.setattr(live, "RECONCILE_EVERY_S", 600.0)
-    async with running(own_database, broker) as api:
-        station = Station(Desk(api))
-        officer, _ = await station.watch("li")
-        case = station.desk.ring("alarm.intrusion", 0)
-        assert (await officer.cases(case))[case]["version"] == 1
-        station.desk.rows(
-            "UPDATE alert_case SET version = 2, aborted = true WHERE id = %s RETURNING id", case
-        )
-        assert (await officer.cases(case))[case]["aborted"]
+    officer, _ = await looking.watch("li")
+    case = looking.desk.ring("alarm.intrusion", 0)
+    assert (await officer.cases(case))[case]["version"] == 1
+    looking.desk.rows(
+        "UPDATE alert_case SET version = 2, aborted = true WHERE id = %s RETURNING id", case
+    )
+    assert (await officer.cases(case))[case]["aborted"]
 
 
 async def test_what_one_transaction_did_is_told_together_without_a_message(
-    own_database: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    looking: Station,
 ) -> None:
-    monkeypatch.setattr(live, "RECONCILE_EVERY_S", 600.0)
-    async with running(own_database, broker) as api:
-        station = Station(Desk(api))
-        officer, _ = await station.watch("li")
-        with psycopg.connect(own_database) as slow:
-            slow.execute("LOCK TABLE alert_case IN ACCESS EXCLUSIVE MODE")
-            await waited_for(slow)  # who looks for what moved is in the middle of it
-            case = station.desk.ring_within(slow, "alarm.intrusion", 0)
-        told = await officer.delta()
-        assert [one["id"] for one in told["cases"]] == [case]
-        assert [one["rule"] for one in told["alerts"]] == ["alarm.intrusion"]
+    officer, _ = await looking.watch("li")
+    with psycopg.connect(looking.desk.api.dsn) as slow:
+        slow.execute("LOCK TABLE alert_case IN ACCESS EXCLUSIVE MODE")
+        await waited_for(slow)  # who looks for what moved is in the middle of it
+        case = looking.desk.ring_within(slow, "alarm.intrusion", 0)
+    told = await officer.delta()
+    assert [one["id"] for one in told["cases"]] == [case]
+    assert [one["rule"] for one in told["alerts"]] == ["alarm.intrusion"]
 
 
 # -- who comes while others are told
